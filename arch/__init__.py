@@ -1,0 +1,1 @@
+"""The contract of Metronome in plain Python: sizes, instructions, timing, numbers, image format."""

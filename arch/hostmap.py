@@ -1,0 +1,143 @@
+"""What the host sees: address spaces, registers and frames of the byte stream.
+
+Every space is an array of 16-bit words. Frames carry a CRC-32 (the Ethernet one) over everything
+before it, lowest byte first, all numbers little-endian.
+
+Request: ``SYNC_REQUEST, command, tag, space, address (4 bytes), count (2 bytes), CRC of these 10
+bytes (4 bytes)``, then, for WRITE, ``count`` words and a CRC of them (4 bytes).
+Reply: ``SYNC_REPLY, status, tag, space, address (4), count (2), CRC (4)``, then, for a READ that
+succeeded, ``count`` words and a CRC of them. Anything else is skipped up to the next sync byte; a
+header with a wrong CRC is not answered. Between replies the device sends one event per step:
+``SYNC_EVENT, flags, position (2), token (2), cycles (4), CRC (4)``.
+"""
+import enum
+
+from arch.config import Config
+
+PROTOCOL_VERSION = 1
+SYNC_REQUEST, SYNC_REPLY, SYNC_EVENT = 0x4D, 0x6D, 0x65
+HEADER_BYTES, EVENT_BYTES = 10, 10
+IDENTITY_MAGIC = 0x4D45
+
+
+class Command(enum.IntEnum):
+    WRITE = 1
+    READ = 2
+
+
+class Status(enum.IntEnum):
+    """Members: OK; BUSY: SRAM access while a step runs; RANGE: no such command, space or address;
+    CRC: the payload was damaged (what arrived has been written: send it again)."""
+    OK = 0
+    BUSY = 1
+    RANGE = 2
+    CRC = 3
+
+
+class EventFlag(enum.IntFlag):
+    """Bits of an event: a token was sampled; the run ends here; it ends by a fault."""
+    SAMPLED = 1
+    LAST = 2
+    FAULT = 4
+
+
+class Space(enum.IntEnum):
+    """Address spaces; ``address_of_*`` below give their word order."""
+    REGISTERS = 0
+    PROGRAM = 1
+    PARAMS = 2
+    ROWS = 3
+    PATTERNS = 4
+    CONSTANTS = 5
+    MEM = 6
+    WEIGHTS = 7
+    TOKENS = 8
+
+
+class Register(enum.IntEnum):
+    """Word addresses of `Space.REGISTERS`. Those up to SEED3 are written and read, the others read.
+
+    COMMAND: writing RUN starts at FIRST; ABORT stops at the next barrier; CLEAR clears the fault.
+    FIRST: position of the first step. PROMPT: tokens 0 .. PROMPT-1 of the token memory are given;
+    the step at position p is a prompt step when p + 1 < PROMPT, else its token is sampled, stored
+    at p + 1 and sent. LIMIT: the run ends before position LIMIT. STOP: ends the run when sampled
+    (0xFFFF: none). TEMPERATURE: inverse temperature, 0 for greedy. SEED0 to SEED3: lowest first.
+    STATUS: bit 0 running, bit 1 fault. FAULT_CAUSE, FAULT_QUEUE: first fault and the id of its
+    queue (0xFF: none in particular); FAULT_CYCLE0/1: its cycle in the step. POSITION: of the
+    current or last step. CYCLES0/1: length of the last step. TIME0 to TIME3: free-running cycles.
+    """
+    COMMAND = 0
+    FIRST = 1
+    PROMPT = 2
+    LIMIT = 3
+    VOCABULARY = 4
+    STOP = 5
+    TEMPERATURE = 6
+    SEED0 = 7
+    SEED1 = 8
+    SEED2 = 9
+    SEED3 = 10
+    STATUS = 16
+    FAULT_CAUSE = 17
+    FAULT_QUEUE = 18
+    FAULT_CYCLE0 = 19
+    FAULT_CYCLE1 = 20
+    POSITION = 21
+    CYCLES0 = 22
+    CYCLES1 = 23
+    TIME0 = 24
+    TIME1 = 25
+    TIME2 = 26
+    TIME3 = 27
+    MAGIC = 32
+    PROTOCOL = 33
+    DIGEST0 = 34
+    DIGEST1 = 35
+    DIGEST2 = 36
+    DIGEST3 = 37
+
+
+RUN, ABORT, CLEAR = 1, 2, 4
+NO_TOKEN = 0xFFFF
+PROGRAM_CHUNKS = 8
+ROW_WORDS = 8
+#: Fields of a row: four count registers, then the cycles of a generate and of a prompt step.
+ROW_COUNTS, ROW_GENERATE, ROW_PROMPT = (0, 1, 2, 3), 4, 5
+PATTERN_ZERO = 0x8000
+
+
+def power_of_two(value: int) -> int:
+    """The least power of two that is at least ``value``."""
+    return 1 << max(0, value - 1).bit_length()
+
+
+def program_address(queue_id: int, pc: int, chunk: int) -> int:
+    """Sixteen bits of an instruction word; writing its last chunk stores the whole word."""
+    return (queue_id << 9 | pc) * PROGRAM_CHUNKS + chunk
+
+
+def param_address(config: Config, queue_id: int, row: int, column: int) -> int:
+    rows, columns = power_of_two(config.param_rows), power_of_two(config.param_columns)
+    return (queue_id * rows + row) * columns + column
+
+
+def row_address(row: int, field: int) -> int:
+    return row * ROW_WORDS + field
+
+
+def pattern_address(config: Config, pattern: int, lane: int) -> int:
+    """Source lane, with `PATTERN_ZERO` set where the result is 0."""
+    return pattern * config.lanes + lane
+
+
+def constant_address(config: Config, word: int, lane: int) -> int:
+    return word * config.lanes + lane
+
+
+def mem_address(config: Config, bank: int, word: int, lane: int) -> int:
+    return (bank * power_of_two(config.mem_depth) + word) * config.lanes + lane
+
+
+def weight_address(config: Config, word: int, column: int, pair: int) -> int:
+    """Low byte: row ``2 * pair``; high byte: row ``2 * pair + 1``."""
+    return (word * config.columns + column) * config.pairs + pair

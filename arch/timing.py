@@ -1,0 +1,99 @@
+"""Every latency of the machine, as a function of `Config`: the only place that knows them.
+
+Convention. An operation issued on cycle ``t`` takes its operands from their streams on cycle
+``t + skew`` and has its result on its own stream on cycle ``t + delay``. A stream carries a value
+for exactly one cycle. Hence, with equality::
+
+    issue(consumer) + skew(consumer) = issue(producer) + delay(producer) + path
+
+Ref: Abts et al., ISCA 2020, section II.F (the timing contract between producer and consumer).
+"""
+import dataclasses
+
+from arch.config import Config
+
+#: Cycles from the barrier to the earliest issue of a queue: fetch, operand substitution, load.
+FIRST_ISSUE = 4
+#: Least distance between the last issue of a loop body and the first issue of the next round.
+LOOP_WAIT_MIN = 4
+#: Path delay between any two slices.
+PATH = 0
+#: Rounds of the counter-based generator, one pipeline stage each (see `arch.numerics.threefry`).
+GENERATOR_ROUNDS = 13
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Latencies of one machine, in cycles.
+
+    Members
+    -------
+    mem_read : issue to stream M*.
+    mem_write_to_read : issue of a write to the earliest issue of a read that sees it.
+    const_read : issue to stream CONST.
+    matmul_to_drain : issue of a MATMUL step to the earliest DRAIN that sees its sum.
+    drain_to_matmul : issue of a DRAIN to the earliest MATMUL step that may overwrite the entry;
+        negative, because the sum arrives late.
+    drain : issue to stream ACC.
+    read_out : issue of the last READ_OUT of a group to stream ACC.
+    kv_write_to_matmul : issue of a WRITE_K or WRITE_V to the earliest MATMUL that sees it.
+    matmul_to_kv_write : issue of a MATMUL to the earliest write that may change its word.
+    kv_write_to_read_out : issue of a write to the earliest READ_OUT that sees it.
+    vxm : issue to stream VXM.
+    perm : issue to stream PERM.
+    reduce : last issue of a SUM or MAX to stream RED.
+    reduce_function : last issue of a RECIP or RSQRT to stream RED.
+    sample_skew : issue of ARGMAX to the cycle that takes the logits.
+    sample_gap : least cycles between two issues of ARGMAX.
+    sample : last issue of ARGMAX to the earliest last cycle of the step.
+    """
+    mem_read: int
+    mem_write_to_read: int
+    const_read: int
+    matmul_to_drain: int
+    drain_to_matmul: int
+    drain: int
+    read_out: int
+    kv_write_to_matmul: int
+    matmul_to_kv_write: int
+    kv_write_to_read_out: int
+    vxm: int
+    perm: int
+    reduce: int
+    reduce_function: int
+    sample_skew: int
+    sample_gap: int
+    sample: int
+
+
+def timing(config: Config) -> Timing:
+    """Latencies of the machine that ``config`` describes."""
+    hops = config.half_columns // config.tile_columns - 1
+    # Activation take and saturate (2), multiplier input and product registers (2), one partial-sum
+    # register per bank pair, systolic hops, accumulator write; the drain may follow one cycle on.
+    matmul_to_drain = 5 + config.pairs + hops + config.mxm_stages
+    sample_skew = GENERATOR_ROUNDS + 5
+    return Timing(
+        mem_read=1 + config.mem_stages,
+        mem_write_to_read=1,
+        const_read=2 + config.const_stages,
+        matmul_to_drain=matmul_to_drain,
+        # A step issued on cycle u writes the first tile's accumulators at the end of cycle
+        # u + matmul_to_drain - 1 - hops; a drain reads them on its cycle of issue. The difference
+        # is negative: the overwriting step may be issued before the drain.
+        drain_to_matmul=1 + hops - matmul_to_drain,
+        drain=1 + config.drain_stages,
+        read_out=5,
+        kv_write_to_matmul=2,
+        # The last pair of the last tile reads its bank pairs - 1 + hops cycles after the issue;
+        # a write lands one cycle after its own issue.
+        matmul_to_kv_write=config.pairs - 1 + hops,
+        kv_write_to_read_out=1,
+        vxm=8 + config.vxm_stages,
+        perm=2 + config.perm_stages,
+        reduce=5 + config.reduce_stages,
+        reduce_function=10 + config.reduce_stages,
+        sample_skew=sample_skew,
+        sample_gap=config.lanes // 2,
+        sample=sample_skew + config.lanes // 2 + 8,
+    )
