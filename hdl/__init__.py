@@ -1,0 +1,1 @@
+"""The machine in Amaranth: one file per slice, then the chip."""

@@ -1,0 +1,125 @@
+"""Interfaces between the slices: issued operations, streams and faults."""
+from amaranth import Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import Out
+
+from arch.config import Config
+from arch.faults import Fault
+from arch.isa import COUNT_BITS, UNITS
+from arch.queues import Stream
+
+#: Fields that the queue consumes; the slice never sees them.
+_QUEUE_FIELDS = {"wait_param", "wait", "n1_param", "n1", "d1", "n2_param", "n2", "d2", "s1", "s2",
+                 "address"}
+#: Index fields of the formats whose queue adds the index to an address.
+_INDEX_FIELDS = {"index", "index_shift"}
+
+
+class IssueSignature(wiring.Signature):
+    """One operation per cycle from a queue to its slice.
+
+    Members
+    -------
+    valid : an operation is issued on this cycle.
+    i, j : its repeat indices; ``i_first``, ``i_last``, ``j_first``, ``j_last`` flag their ends.
+    address : where the format has one: with strides, layer base and index already added, two bits
+        wider than the field, so that the slice can see a range error.
+    op and every further field of the format, as in the instruction.
+    """
+
+    def __init__(self, unit: str, config: Config):
+        self.unit, self.config = UNITS[unit], config
+        members = {"valid": Out(1), "i": Out(COUNT_BITS), "j": Out(COUNT_BITS)}
+        members |= {name: Out(1) for name in ("i_first", "i_last", "j_first", "j_last")}
+        has_address = self.unit.field("address") is not None
+        for field in self.unit.fields:
+            if field.name in _QUEUE_FIELDS or has_address and field.name in _INDEX_FIELDS:
+                continue
+            members[field.name] = Out(field.bits(config))
+        if has_address:
+            members["address"] = Out(self.unit.field("address").bits(config) + 2)
+        super().__init__(members)
+
+
+class StreamSignature(wiring.Signature):
+    """A vector on the move: ``data`` holds ``lanes`` signed values while ``valid``."""
+
+    def __init__(self, width: int, lanes: int):
+        super().__init__({"valid": Out(1),
+                          "data": Out(data.ArrayLayout(signed(width), lanes))})
+
+
+def stream_width(stream: Stream) -> int:
+    """Bits per lane of a stream."""
+    return 32 if stream in (Stream.ACC, Stream.VXM) else 16
+
+
+def streams_of(config: Config) -> tuple:
+    """The streams that a machine has."""
+    return tuple(stream for stream in Stream
+                 if Stream.M0 <= stream < Stream.M0 + config.mem_banks
+                 or Stream.CONST <= stream <= Stream.RED)
+
+
+class StreamsSignature(wiring.Signature):
+    """All streams side by side, members named in lower case: ``m0``, ..., ``const``, ``red``."""
+
+    def __init__(self, config: Config):
+        super().__init__({stream.name.lower(): Out(StreamSignature(stream_width(stream),
+                                                                   config.lanes))
+                          for stream in streams_of(config)})
+
+
+class FaultSignature(wiring.Signature):
+    """One bit per cause, bit ``Fault.X - 1``, high on cycle e + 1 for an event on cycle e."""
+
+    def __init__(self):
+        super().__init__({"causes": Out(len(Fault) - 1)})
+
+
+def fault_bit(fault: Fault) -> int:
+    """Position of a cause in `FaultSignature`."""
+    return fault - 1
+
+
+def select(m, streams, source, config: Config, width: int, prefix: str):
+    """Multiplex a source field over the streams.
+
+    Parameters
+    ----------
+    streams : interface of `StreamsSignature`
+    source : Value
+        A `Stream` number.
+    width : int
+        Bits per lane of the result; wider streams are cut to their low bits.
+
+    Returns
+    -------
+    data : list of Signal, valid : Signal, defined : Signal
+        Lanes (0 for NONE), whether the stream carries a value, whether the number names a stream
+        of this machine (NONE does).
+    """
+    lanes = [Signal(signed(width), name=f"{prefix}_{lane}") for lane in range(config.lanes)]
+    valid, defined = Signal(name=f"{prefix}_valid"), Signal(name=f"{prefix}_defined")
+    with m.Switch(source):
+        with m.Case(int(Stream.NONE)):
+            m.d.comb += [valid.eq(0), defined.eq(1)]
+        for stream in streams_of(config):
+            side = getattr(streams, stream.name.lower())
+            with m.Case(int(stream)):
+                m.d.comb += [valid.eq(side.valid), defined.eq(1)]
+                m.d.comb += [lane.eq(side.data[index]) for index, lane in enumerate(lanes)]
+    return lanes, valid, defined
+
+
+def rounded_shift(value, shift, width: int):
+    """``rshift`` of `arch.numerics` for a signed value and an unsigned shift, kept exact.
+
+    One more bit below the point takes the rounding bit along.
+    """
+    return ((((value << 1) >> shift) + 1) >> 1)[:width].as_signed()
+
+
+def clamp(value, low: int, high: int):
+    """Saturate a signed value to ``low .. high``."""
+    return Mux(value < low, low, Mux(value > high, high, value))
