@@ -1,0 +1,193 @@
+"""Verilog to a shared library with Verilator and a C++ compiler, kept in the cache.
+
+Pure in its inputs: the same Verilog, shim, flags, tools and processor give the same folder name,
+and a folder appears there whole or not at all.
+"""
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+
+from compiler.errors import MetronomeError
+from sim import toolchain
+
+SHIM = pathlib.Path(__file__).with_name("shim.cpp")
+LIBRARY = "machine.so"
+#: One clock, no four-state values, nothing the simulation could print.
+VERILATE = ("--cc", "--prefix", "Vtop", "-O3", "--x-assign", "fast", "--no-assert", "--no-timing",
+            "-Wno-fatal", "-Wno-lint", "-Wno-style", "--flatten", "--output-split", "20000",
+            )
+COMPILE = ("-std=c++20", "-fPIC", "-O3", "-fno-strict-aliasing", "-w",
+           "-DVM_SC=0", "-DVM_COVERAGE=0", "-DVM_TIMING=0")
+#: Run once at the start: not worth the compiler's time.
+COMPILE_SLOW = ("-O1",)
+SUPPORT = ("verilated.cpp", "verilated_threads.cpp")
+
+
+class BuildError(MetronomeError):
+    """A tool refused its input: the message has its first complaint and where the rest is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to build.
+
+    Members
+    -------
+    waves : str or None
+        ``"fst"`` or ``"vcd"`` for a build that can write waves, slower than one that cannot.
+    unique : bool
+        Values without an initial one are chosen at run time, by seed; else they are constants.
+    """
+    waves: str | None = None
+    unique: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What is built.
+
+    Members
+    -------
+    label : str
+        For messages.
+    top : str
+        Name of the top module.
+    verilog : str
+    ports : str
+        C++ macros that name the ports (ports.h of the shim).
+    memories : dict of str to str
+        Name of a memory for the engine, to its hierarchical Verilog name below the top, joined
+        with dots.
+    """
+    label: str
+    top: str
+    verilog: str
+    ports: str
+    memories: dict
+
+
+def mangle(name: str) -> str:
+    """What Verilator makes of one Verilog identifier."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c == "_") else f"__0{ord(c):02X}"
+                   for c in name)
+    return safe.replace("__", "___05F") if "__" in name else safe
+
+
+def build(source: Source, options: Options, notify: Callable[[str], None]) -> pathlib.Path:
+    """Folder with the library of a machine, built if it is not in the cache.
+
+    Parameters
+    ----------
+    notify : callable
+        Told once, in words, before a build starts.
+
+    Raises
+    ------
+    ToolMissing, BuildError
+    """
+    verilator, compiler = toolchain.verilator(), toolchain.compiler()
+    flags = (VERILATE + ("--x-initial", "unique" if options.unique else "fast"), COMPILE,
+             _native(compiler))
+    parts = [source.verilog, source.top, source.ports, json.dumps(source.memories, sort_keys=True),
+             SHIM.read_text(), repr((options, flags)), verilator.version, compiler.version,
+             " ".join(compiler.command), toolchain.cpu()]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    home = toolchain.cache_folder() / "verilator"
+    home.mkdir(parents=True, exist_ok=True)
+    folder = home / digest
+    if (folder / LIBRARY).exists():
+        return folder
+    with _lock(home / f"{digest}.lock"):
+        if not (folder / LIBRARY).exists():
+            notify(f"building the simulation of {source.label} with Verilator and "
+                   f"{compiler.name}, once; kept in {folder}")
+            work = pathlib.Path(tempfile.mkdtemp(dir=home, prefix="building-"))
+            try:
+                _build_in(work, source, options, flags, verilator, compiler)
+                shutil.rmtree(work / "obj")
+                work.rename(folder)
+            except BaseException:
+                shutil.rmtree(work, ignore_errors=True)
+                raise
+    return folder
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path):
+    """Let one process build at a time; the others find the result."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _native(compiler: toolchain.Tool) -> tuple:
+    """Flags for this processor; zig's default is this processor."""
+    return () if compiler.name.startswith("zig") else ("-march=native",)
+
+
+def _build_in(work, source, options, flags, verilator, compiler) -> None:
+    verilate, compile_, native = flags
+    (work / "machine.v").write_text(source.verilog)
+    waves = (f"--trace-{options.waves}", "--trace-structs") if options.waves else ()
+    made = verilator.run(*verilate, *waves, "--top-module", source.top, "--Mdir", "obj",
+                         "machine.v", cwd=work)
+    if made.returncode:
+        raise BuildError(f"Verilator refused {source.label}: {_first_line(made.stderr)}")
+    obj = work / "obj"
+    (obj / "ports.h").write_text(source.ports)
+    (obj / "memories.h").write_text(_memory_table(obj, source))
+    shutil.copy(SHIM, obj / "shim.cpp")
+    include = pathlib.Path(verilator.environment["VERILATOR_ROOT"]) / "include"
+    support = [include / name for name in SUPPORT]
+    defines = (f"-DVM_TRACE={int(bool(options.waves))}",)
+    libraries = ()
+    if options.waves:
+        defines += (f"-DTRACE_{options.waves.upper()}", f"-DVM_TRACE_{options.waves.upper()}=1")
+        support.append(include / f"verilated_{options.waves}_c.cpp")
+        libraries = ("-lz",) if options.waves == "fst" else ()
+    common = (*compile_, *native, *defines, "-I", obj, "-I", include, "-I", include / "vltstd")
+
+    def compile_one(path):
+        slow = COMPILE_SLOW if "__Slow" in path.name or path.parent == include else ()
+        done = compiler.run(*common, *slow, "-c", path, "-o", obj / f"{path.stem}.o")
+        if done.returncode:
+            raise BuildError(f"{compiler.name} refused {path.name} of {source.label}: "
+                             f"{_first_line(done.stderr)}")
+
+    paths = sorted(obj.glob("*.cpp"), key=lambda path: -path.stat().st_size) + support
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(compile_one, paths))
+    linked = compiler.run("-shared", "-fPIC", *sorted(obj.glob("*.o")), *libraries, "-lpthread",
+                          "-o", work / LIBRARY)
+    if linked.returncode:
+        raise BuildError(f"{compiler.name} could not link {source.label}: "
+                         f"{_first_line(linked.stderr)}")
+
+
+def _first_line(text: str) -> str:
+    """The first line that says what is wrong."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "error" in line.lower()]
+    return (telling or lines or ["no message"])[0]
+
+
+def _memory_table(obj: pathlib.Path, source: Source) -> str:
+    """C++ that registers every memory of the map, found among the members of the model."""
+    header = (obj / "Vtop___024root.h").read_text()
+    members = set(re.findall(r"^\s+VlUnpacked<.*> (\w+);", header, re.MULTILINE))
+    lines = []
+    for name, path in source.memories.items():
+        member = "__DOT__".join(mangle(part) for part in [source.top, *path.split(".")])
+        if member not in members:
+            raise BuildError(f"Verilator kept no memory {path} ({name}) of {source.label}")
+        lines.append(f'memories.push_back(memory("{name}", root->{member}));\n')
+    return "".join(lines)
