@@ -1,0 +1,201 @@
+"""The platform hook: multiplier and weight memory, as ECP5 primitives or as portable twins.
+
+``vendor=True`` instantiates MULT18X18D and DP16KD, whose internal registers Yosys cannot infer;
+``vendor=False`` describes the same cycles in plain Amaranth for every simulator and other targets.
+``tests/hdl/test_cells.py`` proves the two equal against models of the primitives.
+
+Ref: Lattice FPGA-TN-02204 (ECP5 memory), FPGA-TN-02205 (ECP5 sysDSP); port and parameter names as
+in Yosys ``techlibs/ecp5/cells_bb.v``.
+"""
+from amaranth import Array, Cat, ClockSignal, Instance, Module, Signal, signed
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+DSP_WIDTH = 18
+BYTE_BITS = 9
+WORD_BITS = 2 * BYTE_BITS
+#: Words of one DP16KD with 18-bit ports, and with 9-bit ports.
+BLOCK_DEPTH, BYTE_BLOCK_DEPTH = 1024, 2048
+
+
+def parity_byte(value):
+    """The nine stored bits of a byte: the byte, and above it the bit that makes parity even."""
+    byte = value[:8]
+    return Cat(byte, byte.xor())
+
+
+class Multiplier(wiring.Component):
+    """Signed multiplier with registered operands and a registered product.
+
+    The product of the operands on ``a`` and ``b`` on cycle t is on ``p`` on cycle t + `LATENCY`.
+    The registers have no reset.
+
+    Parameters
+    ----------
+    width_a, width_b : int
+        Operand widths, 2 to 18 bits. The product has ``width_a + width_b`` bits.
+    vendor : bool
+        Instantiate MULT18X18D.
+    """
+    LATENCY = 2
+
+    def __init__(self, *, width_a: int = DSP_WIDTH, width_b: int = DSP_WIDTH,
+                 vendor: bool = False):
+        for name, width in (("width_a", width_a), ("width_b", width_b)):
+            if not 2 <= width <= DSP_WIDTH:
+                raise ValueError(f"{name} must be 2 to {DSP_WIDTH}, not {width!r}")
+        self._vendor = vendor
+        super().__init__({"a": In(signed(width_a)), "b": In(signed(width_b)),
+                          "p": Out(signed(width_a + width_b))})
+
+    def elaborate(self, platform):
+        m = Module()
+        if self._vendor:
+            m.submodules.dsp = self._primitive(m)
+        else:
+            a = Signal.like(self.a, reset_less=True)
+            b = Signal.like(self.b, reset_less=True)
+            p = Signal.like(self.p, reset_less=True)
+            m.d.sync += [a.eq(self.a), b.eq(self.b), p.eq(a * b)]
+            m.d.comb += self.p.eq(p)
+        return m
+
+    def _primitive(self, m):
+        """MULT18X18D with input registers A and B and the output register, all on CLK0."""
+        a, b = Signal(signed(DSP_WIDTH)), Signal(signed(DSP_WIDTH))
+        p = Signal(2 * DSP_WIDTH)
+        m.d.comb += [a.eq(self.a), b.eq(self.b), self.p.eq(p)]
+        ports = {f"i_{port}{bit}": value[bit] for port, value in (("A", a), ("B", b))
+                 for bit in range(DSP_WIDTH)}
+        ports |= {f"i_C{bit}": 0 for bit in range(DSP_WIDTH)}
+        ports |= {f"o_P{bit}": p[bit] for bit in range(2 * DSP_WIDTH)}
+        for register in ("INPUTA", "INPUTB", "OUTPUT"):
+            ports |= {f"p_REG_{register}_CLK": "CLK0", f"p_REG_{register}_CE": "CE0",
+                      f"p_REG_{register}_RST": "RST0"}
+        for number in range(4):
+            ports |= {f"i_CLK{number}": ClockSignal() if number == 0 else 0,
+                      f"i_CE{number}": int(number == 0), f"i_RST{number}": 0}
+        return Instance("MULT18X18D", **ports, p_GSR="DISABLED", i_SIGNEDA=1, i_SIGNEDB=1,
+                        i_SOURCEA=0, i_SOURCEB=0)
+
+
+class WeightBank(wiring.Component):
+    """True dual-port memory of 18-bit words, two stored bytes of nine bits each.
+
+    Port A reads: the word of ``a_address`` on cycle t is on ``a_r_data`` on cycle t + `LATENCY`.
+    Port B writes the bytes chosen by ``b_w_en`` at the end of the cycle, or, while ``b_w_en`` is 0,
+    reads like port A. Undefined are ``b_r_data`` two cycles after a write, what port A reads while
+    port B writes that word, and addresses of ``depth`` and above. Words start as 0. The output
+    registers have no reset.
+
+    Parameters
+    ----------
+    depth : int
+        Words.
+    vendor : bool
+        Build it from DP16KD: two of 2048 x 9 for every 2048 words, one of 1024 x 18 for a rest of
+        up to 1024. That takes as many blocks as 1024 x 18 alone and halves the output multiplexer.
+
+    Attributes
+    ----------
+    memory : `amaranth.lib.memory.Memory` or None
+        The array of the twin, for back-door loading; bits 8:0 of a word are byte 0.
+    """
+    LATENCY = 2
+
+    def __init__(self, *, depth: int, vendor: bool = False):
+        if depth < 2:
+            raise ValueError(f"depth must be at least 2, not {depth!r}")
+        self._depth, self._vendor = depth, vendor
+        self.memory = None if vendor else memory.Memory(shape=WORD_BITS, depth=depth, init=[])
+        address_bits = (depth - 1).bit_length()
+        super().__init__({"a_address": In(address_bits), "a_r_data": Out(WORD_BITS),
+                          "b_address": In(address_bits), "b_w_en": In(2),
+                          "b_w_data": In(WORD_BITS), "b_r_data": Out(WORD_BITS)})
+
+    @property
+    def depth(self) -> int:
+        return self._depth
+
+    def elaborate(self, platform):
+        m = Module()
+        if self._vendor:
+            self._primitives(m)
+        else:
+            self._twin(m)
+        return m
+
+    def _twin(self, m):
+        m.submodules.memory = self.memory
+        read_a, read_b = self.memory.read_port(), self.memory.read_port()
+        write = self.memory.write_port(granularity=BYTE_BITS)
+        out_a = Signal(WORD_BITS, reset_less=True)
+        out_b = Signal(WORD_BITS, reset_less=True)
+        m.d.comb += [read_a.addr.eq(self.a_address), read_a.en.eq(1),
+                     read_b.addr.eq(self.b_address), read_b.en.eq(self.b_w_en == 0),
+                     write.addr.eq(self.b_address), write.en.eq(self.b_w_en),
+                     write.data.eq(self.b_w_data),
+                     self.a_r_data.eq(out_a), self.b_r_data.eq(out_b)]
+        m.d.sync += [out_a.eq(read_a.data), out_b.eq(read_b.data)]
+
+    def _primitives(self, m):
+        """One segment per 2048 words; the outputs are selected behind the output registers."""
+        segments_a, segments_b = [], []
+        select_bits = len(self.a_address) - (BYTE_BLOCK_DEPTH - 1).bit_length()
+        for number in range(-(-self._depth // BYTE_BLOCK_DEPTH)):
+            here = 1
+            if select_bits > 0:
+                here = self.b_address[-select_bits:] == number
+            w_en = Signal(2, name=f"w_en_{number}")
+            m.d.comb += [bit.eq(en & here) for bit, en in zip(w_en, self.b_w_en)]
+            out_a = Signal(WORD_BITS, name=f"out_a_{number}")
+            out_b = Signal(WORD_BITS, name=f"out_b_{number}")
+            if self._depth - number * BYTE_BLOCK_DEPTH <= BLOCK_DEPTH:
+                m.submodules[f"block_{number}"] = _block(
+                    WORD_BITS, self.a_address, self.b_address, w_en.any(), w_en,
+                    self.b_w_data, out_a, out_b)
+            else:
+                for byte in range(2):
+                    part = slice(byte * BYTE_BITS, (byte + 1) * BYTE_BITS)
+                    m.submodules[f"block_{number}_{byte}"] = _block(
+                        BYTE_BITS, self.a_address, self.b_address, w_en[byte], None,
+                        self.b_w_data[part], out_a[part], out_b[part])
+            segments_a.append(out_a)
+            segments_b.append(out_b)
+        for name, address, segments, output in (
+                ("a", self.a_address, segments_a, self.a_r_data),
+                ("b", self.b_address, segments_b, self.b_r_data)):
+            if select_bits <= 0:
+                m.d.comb += output.eq(segments[0])
+                continue
+            # The select travels beside the read: address on t, block output and select on t + 2.
+            read_1 = Signal(select_bits, name=f"select_{name}_1", reset_less=True)
+            read_2 = Signal(select_bits, name=f"select_{name}_2", reset_less=True)
+            m.d.sync += [read_1.eq(address[-select_bits:]), read_2.eq(read_1)]
+            m.d.comb += output.eq(Array(segments)[read_2])
+
+
+def _block(width, a_address, b_address, b_write, b_bytes, b_data, out_a, out_b):
+    """A DP16KD in normal write mode with both output registers on.
+
+    With 18-bit ports the address starts at bit 4 and bits 0 and 1 are byte enables; with 9-bit
+    ports it starts at bit 3. Unused address and data inputs are 0.
+    """
+    low = 4 if width == WORD_BITS else 3
+    ports = {}
+    for side, address in (("A", a_address), ("B", b_address)):
+        bits = [0] * low + list(address)[:14 - low]
+        bits += [0] * (14 - len(bits))
+        if side == "B" and b_bytes is not None:
+            bits[:2] = list(b_bytes)
+        ports |= {f"i_AD{side}{index}": bit for index, bit in enumerate(bits)}
+        ports |= {f"i_CLK{side}": ClockSignal(), f"i_CE{side}": 1, f"i_OCE{side}": 1,
+                  f"i_RST{side}": 0, f"i_WE{side}": b_write if side == "B" else 0,
+                  f"p_DATA_WIDTH_{side}": width, f"p_REGMODE_{side}": "OUTREG",
+                  f"p_WRITEMODE_{side}": "NORMAL", f"p_CSDECODE_{side}": "0b000"}
+        ports |= {f"i_CS{side}{index}": 0 for index in range(3)}
+        ports |= {f"i_DI{side}{index}": b_data[index] if side == "B" and index < width else 0
+                  for index in range(WORD_BITS)}
+    ports |= {f"o_DOA{index}": out_a[index] for index in range(width)}
+    ports |= {f"o_DOB{index}": out_b[index] for index in range(width)}
+    return Instance("DP16KD", **ports, p_RESETMODE="SYNC", p_GSR="DISABLED")
