@@ -1,0 +1,129 @@
+"""VXM: the vector unit, one multiply-accumulate or table look-up per lane and cycle.
+
+The numeric definition of every operation is `arch.numerics`; this file multiplexes the operands,
+carries the operation along the pipeline and masks lanes. The arithmetic is in `hdl.vxm_lane`.
+"""
+from amaranth import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from arch.config import Config
+from arch.faults import Fault
+from arch.isa import UNITS
+from arch.queues import Stream
+from hdl.pipeline import delay
+from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
+                            fault_bit, select, stream_width)
+from hdl.vxm_lane import CONTROL, VxmLane
+
+_OP = {op.name: op.code for op in UNITS["vxm"].ops}
+
+
+class Vxm(wiring.Component):
+    """The vector unit.
+
+    An operation issued on cycle t takes its operands from ``streams`` on cycle t and has its
+    result on ``o_vxm`` on cycle t + ``timing(config).vxm``; a new one may be issued every cycle.
+
+    Every source that an instruction names must carry a value on cycle t, whether the operation
+    uses it or not (else OPERAND); NONE stands for 0, 1 and 0. EXP2, SILU and GELU always
+    saturate to 16 bits: ``wide``, ``pre`` and, but for EXP2, ``post`` mean nothing to them.
+
+    Extra stages: the first in front of the multipliers, the second behind the operand
+    multiplexers, the third in front of the saturation.
+
+    Parameters
+    ----------
+    config : Config
+    vendor : bool
+        Use the multiplier primitive of the FPGA.
+
+    Members
+    -------
+    issue : operations of queue ``vxm``.
+    streams : operands.
+    position : that of the step, stable while operations are in the pipeline; for ``mask``.
+    o_vxm : results, int32 lanes.
+    fault : OPERAND and ENCODING.
+    """
+
+    def __init__(self, *, config: Config, vendor: bool = False):
+        self._config, self._vendor = config, vendor
+        super().__init__({
+            "issue": In(IssueSignature("vxm", config)),
+            "streams": In(StreamsSignature(config)),
+            "position": In(config.position_bits),
+            "o_vxm": Out(StreamSignature(stream_width(Stream.VXM), config.lanes)),
+            "fault": Out(FaultSignature()),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config, stages = self._config, self._config.vxm_stages
+        within, before, after = int(stages >= 1), int(stages >= 2), int(stages >= 3)
+
+        # Cycle 0: operands and control.
+        a, b, c = self._operands(m)
+        control = self._control(m)
+        valid = delay(m, self.issue.valid, 8 + stages, "valid", reset=True)
+        m.d.comb += self.o_vxm.valid.eq(valid)
+
+        # Control on the cycles that use it; extra stages move the later ones.
+        prepare = delay(m, control, 1 + before, "prepare")
+        multiply = delay(m, prepare, 1, "multiply")
+        add = delay(m, multiply, 4 + within, "add")
+        result = delay(m, add, 1 + after, "result")
+        beyond = Signal(config.lanes, reset_less=True)
+        m.d.sync += beyond.eq(~((2 << self.position[:config.lane_bits]) - 1))
+
+        for number in range(config.lanes):
+            lane = VxmLane(within=within, after=after, vendor=self._vendor)
+            m.submodules[f"lane_{number}"] = lane
+            m.d.comb += [
+                lane.a.eq(delay(m, a[number], 1 + before, f"a_{number}")),
+                lane.b.eq(delay(m, b[number], 1 + before, f"b_{number}")),
+                lane.c.eq(delay(m, c[number], 1 + before, f"c_{number}")),
+                lane.i_prepare.eq(prepare), lane.i_multiply.eq(multiply),
+                lane.i_add.eq(add), lane.i_result.eq(result),
+                lane.masked.eq(CONTROL(result).mask & beyond[number]),
+                self.o_vxm.data[number].eq(lane.o),
+            ]
+        return m
+
+    def _operands(self, m):
+        """Multiplex the three operands and report operand and encoding faults."""
+        lanes, missing, undefined = [], [], []
+        for name, width in (("a", 32), ("b", 16), ("c", 16)):
+            source = getattr(self.issue, name)
+            values, valid, defined = select(m, self.streams, source, self._config, width, name)
+            lanes.append(values)
+            missing.append(defined & (source != Stream.NONE) & ~valid)
+            undefined.append(~defined)
+        one = self.issue.b == Stream.NONE
+        lanes[1] = [value | one for value in lanes[1]]
+        known = Signal()
+        with m.Switch(self.issue.op):
+            with m.Case(*_OP.values()):
+                m.d.comb += known.eq(1)
+        valid, causes = self.issue.valid, self.fault.causes
+        faults = {Fault.OPERAND: missing[0] | missing[1] | missing[2],
+                  Fault.ENCODING: undefined[0] | undefined[1] | undefined[2] | ~known}
+        for fault, event in faults.items():
+            register = Signal(name=f"fault_{fault.name.lower()}")
+            m.d.sync += register.eq(valid & event)
+            m.d.comb += causes[fault_bit(fault)].eq(register)
+        return lanes
+
+    def _control(self, m):
+        """Decode the operation of cycle 0."""
+        issue, control = self.issue, Signal(CONTROL)
+        exp, gelu = issue.op == _OP["EXP2"], issue.op == _OP["GELU"]
+        act = gelu | (issue.op == _OP["SILU"])
+        m.d.comb += [
+            control.max.eq(issue.op == _OP["MAX"]), control.exp.eq(exp), control.act.eq(act),
+            control.gelu.eq(gelu), control.pre.eq(issue.pre), control.post.eq(issue.post),
+            control.b_float.eq(issue.b_float & ~exp & ~act),
+            control.narrow.eq(~issue.wide | exp | act),
+            control.mask.eq(issue.mask & issue.j_last),
+        ]
+        return control
