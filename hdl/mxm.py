@@ -1,0 +1,219 @@
+"""The MXM slice: systolic tiles of multipliers beside their weights, accumulators, drain, KV port.
+
+Timing (see `arch.timing`). A step issued on cycle t takes its activations on cycle t; row pair p of
+tile c reads its weights on cycle t + p + c, multiplies on t + p + c + 2 to + 4, and the sums of
+tile c enter the accumulators on cycle t + 4 + pairs + mxm_stages + c.
+"""
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from arch.config import Config
+from arch.faults import Fault
+from arch.isa import COUNT_BITS, UNITS, Order
+from hdl.accumulators import ACCUMULATOR_BITS, Accumulators
+from hdl.activation_feed import ActivationFeed
+from hdl.kv_port import KvPort, WeightHostSignature
+from hdl.mxm_tile import MxmTile
+from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
+                            fault_bit)
+
+_MATMUL, _DRAIN = UNITS["mxm"].op("MATMUL").code, UNITS["drain"].op("DRAIN").code
+FEEDS = 2
+
+
+def delayed(m, value, cycles: int, name: str, *, reset_less: bool = True):
+    """``value`` that many cycles later."""
+    for cycle in range(cycles):
+        later = Signal.like(value, name=f"{name}_{cycle}", reset_less=reset_less)
+        m.d.sync += later.eq(value)
+        value = later
+    return value
+
+
+class Mxm(wiring.Component):
+    """Queues "mxm", "drain" and "kv": matmul, accumulator drain, run-time weights.
+
+    Parameters
+    ----------
+    config : Config
+    vendor : bool
+        Build the cells from ECP5 primitives.
+
+    Members
+    -------
+    issue_mxm, issue_drain, issue_kv : operations of the three queues.
+    streams : operands.
+    position, token : of the current step; constant while operations issue.
+    o_acc : stream ACC: drained accumulators and read-out weights.
+    host : weights for the host (`hdl.kv_port.WeightHostSignature`).
+    fault_mxm : OPERAND, ADDRESS and ENCODING of an issue (an accumulator beyond the file is an
+        ADDRESS fault). PARITY is collected over the array: a bad weight that enters its multiplier
+        on cycle e shows in ``causes`` on cycle e + 3.
+    fault_drain : ADDRESS and ENCODING of an issue; COLLISION on stream ACC.
+    fault_kv : see `hdl.kv_port.KvPort`.
+    """
+
+    def __init__(self, *, config: Config, vendor: bool = False):
+        self._config = config
+        self._tiles = [MxmTile(config=config, vendor=vendor)
+                       for _ in range(config.columns // config.tile_columns)]
+        super().__init__({
+            "issue_mxm": In(IssueSignature("mxm", config)),
+            "issue_drain": In(IssueSignature("drain", config)),
+            "issue_kv": In(IssueSignature("kv", config)),
+            "streams": In(StreamsSignature(config)),
+            "position": In(config.position_bits), "token": In(config.token_bits),
+            "o_acc": Out(StreamSignature(ACCUMULATOR_BITS, config.lanes)),
+            "host": In(WeightHostSignature(config)),
+            "fault_mxm": Out(FaultSignature()), "fault_drain": Out(FaultSignature()),
+            "fault_kv": Out(FaultSignature())})
+
+    def bank(self, column: int, pair: int):
+        """The `hdl.cells.WeightBank` of a column and row pair, for back-door loading."""
+        tile, index = divmod(column, self._config.tile_columns)
+        return self._tiles[tile].banks[index, pair]
+
+    def elaborate(self, platform):
+        m = Module()
+        step = self._decode(m)
+        addresses, used = self._address_taps(m, step)
+        activations = self._feeds(m, step)
+        self._array(m, addresses, used, activations)
+        drained, drain_valid = self._accumulate(m, step)
+        port = self._kv(m, addresses, used)
+        self._output(m, drained, drain_valid, port)
+        return m
+
+    def _decode(self, m):
+        """Cycle t: what the issued step means, and its ADDRESS fault."""
+        config, issue = self._config, self.issue_mxm
+        step = Signal(data.StructLayout({
+            "known": 1, "go": 1, "take": 1, "start": 1, "index": config.accumulator_bits,
+            "part": (config.groups - 1).bit_length()}), name="step")
+        k_inner, hold = issue.order == Order.K_INNER, issue.order == Order.HOLD
+        wraps, k_first = step.part == 0, Mux(k_inner, issue.j_first, issue.i_first)
+        index = Signal(range(config.accumulators + (1 << COUNT_BITS)))
+        in_range = (issue.address < config.weight_depth) & (index < config.accumulators)
+        m.d.comb += [
+            index.eq(issue.accumulator + Mux(k_inner, issue.i, issue.j)),
+            step.known.eq((issue.op == _MATMUL) & (issue.order <= max(Order))),
+            step.go.eq(issue.valid & step.known & in_range),
+            step.part.eq(issue.half0 + Mux(k_inner, issue.j, issue.i)),
+            step.take.eq(issue.valid & (hold | issue.j_first & (k_inner | issue.i_first)
+                                        | wraps & (k_inner | issue.j_first))),
+            step.start.eq(issue.start & k_first), step.index.eq(index)]
+        m.d.sync += self.fault_mxm.causes[fault_bit(Fault.ADDRESS)].eq(
+            issue.valid & step.known & ~in_range)
+        return step
+
+    def _address_taps(self, m, step):
+        """What row pair 0 of the first tiles reads on this cycle, and on the cycles before."""
+        config = self._config
+        bits = config.weight_address_bits
+        addresses, used = [self.issue_mxm.address[:bits]], [step.go]
+        for tap in range(1, config.pairs + len(self._tiles) // FEEDS - 1):
+            address = Signal(bits, name=f"address_{tap}", reset_less=True)
+            valid = Signal(name=f"used_{tap}")
+            m.d.sync += [address.eq(addresses[-1]), valid.eq(used[-1])]
+            addresses.append(address)
+            used.append(valid)
+        return addresses, used
+
+    def _feeds(self, m, step):
+        """Activations of both halves by row, skewed: row pair p on cycle t + 2 + p."""
+        config, issue, causes = self._config, self.issue_mxm, self.fault_mxm.causes
+        feeds = [ActivationFeed(config=config) for _ in range(FEEDS)]
+        for number, (feed, source) in enumerate(zip(feeds, (issue.x0, issue.x1))):
+            m.submodules[f"feed_{number}"] = feed
+            connect(m, flipped(self.streams), feed.streams)
+            m.d.comb += [feed.i_source.eq(source), feed.i_take.eq(step.take),
+                         feed.i_part.eq(step.part), feed.i_shift.eq(issue.shift)]
+        missing = Cat(feed.o_defined & ~feed.o_valid for feed in feeds).any()
+        unknown = ~step.known | ~Cat(feed.o_defined for feed in feeds).all()
+        m.d.sync += [
+            causes[fault_bit(Fault.OPERAND)].eq(step.take & step.known & missing),
+            causes[fault_bit(Fault.ENCODING)].eq(issue.valid & unknown)]
+        return [[delayed(m, feed.o[row], row // 2, f"x{number}_{row}")
+                 for row in range(config.rows)] for number, feed in enumerate(feeds)]
+
+    def _array(self, m, addresses, used, activations):
+        """The tiles of both halves, and the weight parity of all of them."""
+        config = self._config
+        per_half = len(self._tiles) // FEEDS
+        for number, tile in enumerate(self._tiles):
+            m.submodules[f"tile_{number}"] = tile
+            half, place = divmod(number, per_half)
+            if place > 0:
+                before = self._tiles[number - 1]
+                m.d.comb += [tile.i_x.eq(before.o_x), tile.i_address.eq(before.o_address),
+                             tile.i_used.eq(before.o_used)]
+                continue
+            m.d.comb += [tile.i_x[row].eq(x) for row, x in enumerate(activations[half])]
+            m.d.comb += [tile.i_address[pair].eq(addresses[pair])
+                         for pair in range(config.pairs)]
+            m.d.comb += tile.i_used.eq(Cat(used[:config.pairs]))
+        m.d.sync += self.fault_mxm.causes[fault_bit(Fault.PARITY)].eq(
+            Cat(tile.o_parity for tile in self._tiles).any())
+
+    def _accumulate(self, m, step):
+        """Cycle t + 4 + pairs + mxm_stages + c: tile c adds. A drain reads on its cycle of issue."""
+        config, issue, causes = self._config, self.issue_drain, self.fault_drain.causes
+        per_half = len(self._tiles) // FEEDS
+        control = Cat(step.start, step.index)
+        latency = 4 + config.pairs + config.mxm_stages
+        valid = delayed(m, step.go, latency, "add_valid", reset_less=False)
+        control = delayed(m, control, latency, "add")
+        # Cycle d: index and faults of a drain.
+        index = Signal(range(config.accumulators + (1 << COUNT_BITS)))
+        known, in_range = issue.op == _DRAIN, index < config.accumulators
+        m.d.comb += index.eq(issue.accumulator + issue.j)
+        m.d.sync += [causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & known & ~in_range),
+                     causes[fault_bit(Fault.ENCODING)].eq(issue.valid & ~known)]
+        drained = []
+        for place in range(per_half):
+            if place > 0:
+                valid = delayed(m, valid, 1, f"add_valid_tile_{place}", reset_less=False)
+                control = delayed(m, control, 1, f"add_tile_{place}")
+            for number in (place, place + per_half):
+                files = Accumulators(config=config)
+                m.submodules[f"accumulators_{number}"] = files
+                m.d.comb += [files.i_valid.eq(valid), files.i_start.eq(control[0]),
+                             files.i_index.eq(control[1:]), files.i_sum.eq(
+                                 self._tiles[number].o_sum),
+                             files.r_index.eq(index)]
+                drained.append((number, files.r_data.as_value()))
+        data_drained = Cat(value for _, value in sorted(drained, key=lambda item: item[0]))
+        stages = config.drain_stages
+        return (delayed(m, data_drained, stages, "drain"),
+                delayed(m, issue.valid & known & in_range, stages, "drain_valid",
+                        reset_less=False))
+
+    def _kv(self, m, addresses, used):
+        """The second port of the banks."""
+        port = KvPort(config=self._config)
+        m.submodules.kv = port
+        connect(m, flipped(self.issue_kv), port.issue)
+        connect(m, flipped(self.streams), port.streams)
+        connect(m, flipped(self.host), port.host)
+        connect(m, flipped(self.fault_kv), port.fault)
+        for number, tile in enumerate(self._tiles):
+            connect(m, getattr(port, f"port_{number}"), tile.port)
+        m.d.comb += [port.position.eq(self.position), port.token.eq(self.token),
+                     port.read_used.eq(Cat(used))]
+        m.d.comb += [port.read_address[tap].eq(address) for tap, address in enumerate(addresses)]
+        return port
+
+    def _output(self, m, drained, drain_valid, port):
+        """Stream ACC: the last register of a drain and of a read-out."""
+        config = self._config
+        lanes = [port.o[lane].as_signed() for lane in range(config.lanes)]
+        extended = Cat(Cat(lane, lane[-1].replicate(ACCUMULATOR_BITS - len(lane)))
+                       for lane in lanes)
+        acc = Signal.like(drained, name="acc", reset_less=True)
+        valid, collision = Signal(), Signal()
+        m.d.sync += [acc.eq(Mux(port.o_valid, extended, drained)),
+                     valid.eq(drain_valid | port.o_valid),
+                     collision.eq(drain_valid & port.o_valid),
+                     self.fault_drain.causes[fault_bit(Fault.COLLISION)].eq(collision)]
+        m.d.comb += [self.o_acc.valid.eq(valid), self.o_acc.data.as_value().eq(acc)]

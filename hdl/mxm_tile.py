@@ -1,0 +1,169 @@
+"""One systolic tile of the MXM: weight banks, multipliers and partial sums of a few columns."""
+from amaranth import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from arch.config import Config
+from hdl.cells import BYTE_BITS, WORD_BITS, Multiplier, WeightBank
+
+
+def sum_bits(config: Config, count: int) -> int:
+    """Bits of a signed sum of ``count`` products."""
+    return config.activation_bits + config.weight_bits - 1 + (count - 1).bit_length()
+
+
+class WeightPortSignature(wiring.Signature):
+    """Port B of the banks of one tile; a write lands at the end of the cycle.
+
+    Members
+    -------
+    address : word, of a write or a read.
+    columns, rows : the bytes to write are those of every column and row both marked.
+    by_row : write ``row_bytes`` (else ``column_bytes``); bytes have nine bits.
+    read_column : column whose word of this cycle's banks (address two cycles ago) is wanted.
+    read : its bytes by row, one cycle after ``read_column``.
+    """
+
+    def __init__(self, config: Config):
+        columns = config.tile_columns
+        super().__init__({
+            "address": Out(config.weight_address_bits),
+            "columns": Out(columns), "rows": Out(config.rows), "by_row": Out(1),
+            "row_bytes": Out(data.ArrayLayout(BYTE_BITS, config.rows)),
+            "column_bytes": Out(data.ArrayLayout(BYTE_BITS, columns)),
+            "read_column": Out(range(max(2, columns))),
+            "read": In(data.ArrayLayout(BYTE_BITS, config.rows))})
+
+
+class MxmTile(wiring.Component):
+    """``tile_columns`` columns of ``rows`` multipliers, two to a weight bank.
+
+    Row pair p works p cycles after row pair 0: for a step whose first address is here on cycle s,
+    the address of pair p is on ``i_address[p]`` on cycle s + p, its two activations are on ``i_x``
+    on cycle s + p + 2, and the sums over all rows are on ``o_sum`` on cycle
+    s + 4 + pairs + mxm_stages. The next tile gets everything one cycle later.
+
+    Parameters
+    ----------
+    config : Config
+    vendor : bool
+        Build the cells from ECP5 primitives.
+
+    Members
+    -------
+    i_x, i_address : activations by row, addresses by row pair.
+    i_used : by row pair, whether this cycle's address belongs to a step; if not, nothing is
+        checked and the sum means nothing.
+    o_x, o_address, o_used : the same for the next tile.
+    o_sum : one sum per column.
+    o_parity : a weight used on cycle e had a wrong parity; high on cycle e + 2.
+    port : second port of the banks.
+    """
+
+    def __init__(self, *, config: Config, vendor: bool = False):
+        self._config = config
+        pairs, columns = config.pairs, config.tile_columns
+        activations = data.ArrayLayout(signed(config.activation_bits), config.rows)
+        addresses = data.ArrayLayout(config.weight_address_bits, pairs)
+        self.banks = {(column, pair): WeightBank(depth=config.weight_depth, vendor=vendor)
+                      for column in range(columns) for pair in range(pairs)}
+        self._multipliers = {(column, row): Multiplier(width_a=config.activation_bits,
+                                                       width_b=config.weight_bits, vendor=vendor)
+                             for column in range(columns) for row in range(config.rows)}
+        sums = data.ArrayLayout(signed(sum_bits(config, config.rows)), columns)
+        super().__init__({
+            "i_x": In(activations), "o_x": Out(activations),
+            "i_address": In(addresses), "o_address": Out(addresses),
+            "i_used": In(pairs), "o_used": Out(pairs),
+            "o_sum": Out(sums), "o_parity": Out(1),
+            "port": In(WeightPortSignature(config))})
+
+    def elaborate(self, platform):
+        m = Module()
+        self._hop(m)
+        words = {key: self._bank(m, *key) for key in self.banks}
+        for column in range(self._config.tile_columns):
+            self._sum(m, column, words)
+        self._check(m, words)
+        self._read_out(m)
+        return m
+
+    def _hop(self, m):
+        """Registers towards the next tile."""
+        x = Signal.like(self.i_x.as_value(), reset_less=True)
+        address = Signal.like(self.i_address.as_value(), reset_less=True)
+        used = Signal.like(self.i_used)
+        m.d.sync += [x.eq(self.i_x.as_value()), address.eq(self.i_address.as_value()),
+                     used.eq(self.i_used)]
+        m.d.comb += [self.o_x.as_value().eq(x), self.o_address.as_value().eq(address),
+                     self.o_used.eq(used)]
+
+    def _bank(self, m, column, pair):
+        """A weight bank and its two multipliers; returns the word that port A gives."""
+        bank, port = self.banks[column, pair], self.port
+        m.submodules[f"bank_{column}_{pair}"] = bank
+        by_row = Cat(port.row_bytes[2 * pair], port.row_bytes[2 * pair + 1])
+        by_column = Cat(port.column_bytes[column], port.column_bytes[column])
+        enable = port.columns[column].replicate(2)
+        m.d.comb += [
+            # Cycle s + p: address in.
+            bank.a_address.eq(self.i_address[pair]),
+            bank.b_address.eq(port.address),
+            bank.b_w_en.eq(port.rows[2 * pair:2 * pair + 2] & enable),
+            bank.b_w_data.eq(Mux(port.by_row, by_row, by_column)),
+        ]
+        # Cycle s + p + 2: weights and activations enter the multipliers.
+        for half in range(2):
+            row = 2 * pair + half
+            multiplier = self._multipliers[column, row]
+            m.submodules[f"multiplier_{column}_{row}"] = multiplier
+            weight = bank.a_r_data[half * BYTE_BITS:][:self._config.weight_bits]
+            m.d.comb += [multiplier.a.eq(self.i_x[row]), multiplier.b.eq(weight.as_signed())]
+        return bank.a_r_data
+
+    def _sum(self, m, column, words):
+        """Partial sums of a column: pair p adds on cycle s + p + 4, and hands on to pair p + 1.
+
+        The first of the extra stages splits the two additions, the others follow the last sum.
+        """
+        config = self._config
+        stages = config.mxm_stages
+        total = None
+        for pair in range(config.pairs):
+            low, high = (self._multipliers[column, 2 * pair + half].p for half in range(2))
+            name = f"{column}_{pair}"
+            # `keep` holds Yosys back from a three-operand adder, which takes more LUTs than two.
+            both = Signal(signed(sum_bits(config, 2)), name=f"both_{name}", attrs={"keep": 1},
+                          reset_less=True)
+            m.d["sync" if stages else "comb"] += both.eq(low + high)
+            partial = Signal(signed(sum_bits(config, 2 * pair + 2)), name=f"sum_{name}",
+                             reset_less=True)
+            m.d.sync += partial.eq(both if total is None else total + both)
+            total = partial
+        for stage in range(stages - 1):
+            later = Signal.like(total, name=f"sum_{column}_stage_{stage}", reset_less=True)
+            m.d.sync += later.eq(total)
+            total = later
+        m.d.comb += self.o_sum[column].eq(total)
+
+    def _check(self, m, words):
+        """Parity of the words that multipliers take, collected over the tile in two registers."""
+        config = self._config
+        used_1, used_2 = Signal(config.pairs), Signal(config.pairs)
+        m.d.sync += [used_1.eq(self.i_used), used_2.eq(used_1)]
+        wrong = Signal(len(words))
+        for index, ((_, pair), word) in enumerate(words.items()):
+            bad = word[:BYTE_BITS].xor() | word[BYTE_BITS:].xor()
+            m.d.sync += wrong[index].eq(bad & used_2[pair])
+        parity = Signal()
+        m.d.sync += parity.eq(wrong.any())
+        m.d.comb += self.o_parity.eq(parity)
+
+    def _read_out(self, m):
+        """Word of one column from port B, by row."""
+        config = self._config
+        read = Signal(WORD_BITS * config.pairs, reset_less=True)
+        columns = Array(Cat(self.banks[column, pair].b_r_data for pair in range(config.pairs))
+                        for column in range(config.tile_columns))
+        m.d.sync += read.eq(columns[self.port.read_column])
+        m.d.comb += self.port.read.as_value().eq(read)
