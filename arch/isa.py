@@ -109,7 +109,7 @@ class Unit:
         return next((field for field in self.fields if field.name == name), None)
 
 
-WAIT_BITS, COUNT_BITS, INNER_GAP_BITS, OUTER_GAP_BITS = 10, 9, 5, 10
+WAIT_BITS, COUNT_BITS, INNER_GAP_BITS, OUTER_GAP_BITS = 10, 9, 7, 10
 PARAM_BITS = WAIT_BITS
 COUNT_REGISTERS = 4
 
