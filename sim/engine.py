@@ -85,6 +85,15 @@ class RunResult:
         return self.simulated_cycles / self.seconds if self.seconds > 0 else 0.0
 
 
+def checked_run(config: Config, prompt, steps: int, first: int) -> None:
+    """Raise an EngineError unless a run stays within the context."""
+    if not 0 < steps <= config.context - first:
+        raise EngineError(f"steps must be 1 to {config.context - first} from position {first}, "
+                          f"not {steps}")
+    if not 0 < len(prompt) <= config.context:
+        raise EngineError(f"the prompt must have 1 to {config.context} tokens, not {len(prompt)}")
+
+
 class Engine(abc.ABC):
     """A machine that runs images.
 

@@ -12,7 +12,7 @@ from arch.config import Config
 from arch.hostmap import (CLEAR, NO_TOKEN, RUN, Command, EventFlag, Register, Space, Status)
 from arch.image import Image
 from sim import hostlink
-from sim.engine import Engine, EngineError, RunResult, fault_info
+from sim.engine import Engine, EngineError, RunResult, checked_run, fault_info
 
 #: Cycles that the host port may take for one byte, and besides for any request.
 BYTE_CYCLES, SPARE_CYCLES = 64, 4096
@@ -140,13 +140,7 @@ class HostEngine(Engine):
 
     def run(self, prompt, steps, *, first=0, seed=0, inverse_temperature=0, stop=NO_TOKEN,
             vocabulary, progress=None, trace=False) -> RunResult:
-        config = self.config
-        if not 0 < steps <= config.context - first:
-            raise EngineError(f"steps must be 1 to {config.context - first} from position {first}, "
-                              f"not {steps}")
-        if not 0 < len(prompt) <= config.context:
-            raise EngineError(f"the prompt must have 1 to {config.context} tokens, "
-                              f"not {len(prompt)}")
+        checked_run(self.config, prompt, steps, first)
         self._start()
         self.write_space(Space.REGISTERS, Register.COMMAND, [CLEAR])
         self.write_space(Space.TOKENS, 0, prompt)

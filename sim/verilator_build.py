@@ -64,9 +64,8 @@ class Source:
     verilog : str
     ports : str
         C++ macros that name the ports (ports.h of the shim).
-    memories : dict of str to str
-        Name of a memory for the engine, to its hierarchical Verilog name below the top, joined
-        with dots.
+    memories : dict of str to tuple of str
+        Name of a memory for the engine, to the instance names below the top and its own name.
     """
     label: str
     top: str
@@ -77,9 +76,8 @@ class Source:
 
 def mangle(name: str) -> str:
     """What Verilator makes of one Verilog identifier."""
-    safe = "".join(c if c.isascii() and (c.isalnum() or c == "_") else f"__0{ord(c):02X}"
-                   for c in name)
-    return safe.replace("__", "___05F") if "__" in name else safe
+    return re.sub(r"[^A-Za-z0-9_]", lambda match: f"__0{ord(match[0]):02x}",
+                  name.replace("__", "___05F"))
 
 
 def build(source: Source, options: Options, notify: Callable[[str], None]) -> pathlib.Path:
@@ -186,8 +184,8 @@ def _memory_table(obj: pathlib.Path, source: Source) -> str:
     members = set(re.findall(r"^\s+VlUnpacked<.*> (\w+);", header, re.MULTILINE))
     lines = []
     for name, path in source.memories.items():
-        member = "__DOT__".join(mangle(part) for part in [source.top, *path.split(".")])
+        member = "__DOT__".join(mangle(part) for part in [source.top, *path])
         if member not in members:
-            raise BuildError(f"Verilator kept no memory {path} ({name}) of {source.label}")
+            raise BuildError(f"Verilator kept no memory {'.'.join(path)} ({name}) of {source.label}")
         lines.append(f'memories.push_back(memory("{name}", root->{member}));\n')
     return "".join(lines)

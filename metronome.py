@@ -1,0 +1,369 @@
+"""Metronome in a few calls: load a model, compile it, run it on an engine.
+
+>>> import metronome
+>>> program = metronome.compile(metronome.load_model(), "ecp5_85k")
+>>> with metronome.Session(program, engine="verilator") as session:
+...     print(session.generate("ROMEO:", tokens=100).text)
+"""
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from arch import image as image_format
+from arch.config import Config, profile
+from arch.hostmap import NO_TOKEN, ROW_GENERATE, ROW_PROMPT
+from arch.image import Image
+from arch.numerics import inverse_temperature
+from compiler.checkpoint import Checkpoint, load_checkpoint
+from compiler.errors import MetronomeError
+from compiler.tokenizer import Tokenizer
+from sim import engine as engines
+
+__all__ = ["Model", "Program", "Session", "Generation", "MetronomeError", "load_model", "compile",
+           "load_program", "generate", "FaultError", "DEFAULT_PROFILE", "DEFAULT_ENGINE"]
+
+MODELS = pathlib.Path(__file__).with_name("models")
+BUILT_IN, BUILT_IN_TOKENIZER = "shakespeare.bin", "shakespeare_tokenizer.bin"
+DEFAULT_PROFILE, DEFAULT_ENGINE = "ecp5_85k", "verilator"
+
+
+class FaultError(Exception):
+    """The machine stopped with a fault: the schedule it ran is illegal."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A float checkpoint with its tokenizer.
+
+    Members
+    -------
+    name : str
+        The path it came from.
+    """
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    name: str
+
+
+def load_model(path: str | None = None, tokenizer: str | None = None) -> Model:
+    """Load a model: the built-in one, a llama2.c ``.bin``, or a Hugging Face folder.
+
+    Parameters
+    ----------
+    path : str or None
+        None: the built-in model, which writes in the manner of Shakespeare.
+    tokenizer : str or None
+        A llama2.c tokenizer ``.bin``; needed for a ``.bin`` model of one's own.
+
+    Raises
+    ------
+    MetronomeError
+        If a file is missing or cannot be used.
+    """
+    if path is None:
+        path = MODELS / BUILT_IN
+        tokenizer = tokenizer or MODELS / BUILT_IN_TOKENIZER
+    path = pathlib.Path(path)
+    if path.is_dir():
+        if tokenizer is not None:
+            raise MetronomeError(f"{path}: a Hugging Face folder has its own tokenizer.json; "
+                                 "leave the tokenizer out")
+        from compiler.huggingface import load_folder  # its packages are heavy to import
+        checkpoint, found = load_folder(path)
+        return Model(checkpoint, found, str(path))
+    checkpoint = load_checkpoint(path)
+    if tokenizer is None:
+        raise MetronomeError(f"{path}: a llama2.c model needs its tokenizer; "
+                             "give its .bin (--tokenizer)")
+    return Model(checkpoint, Tokenizer.load(tokenizer, checkpoint.config.vocab_size), str(path))
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled model, ready to run.
+
+    Members
+    -------
+    image : Image
+        What the machine is loaded with.
+    tokenizer : Tokenizer
+    """
+    image: Image
+    tokenizer: Tokenizer
+    report: dict = field(default_factory=dict)
+
+    @property
+    def config(self) -> Config:
+        return self.image.config
+
+    def predicted(self, position: int, prompt: bool) -> int:
+        """Cycles of the step at a position."""
+        row = self.image.rows[position // self.config.columns]
+        return int(row[ROW_PROMPT if prompt else ROW_GENERATE])
+
+    def useful_macs(self, position: int, prompt: bool) -> int:
+        """Multiplications that the model asks for in the step at a position, padding excluded."""
+        macs = self.image.meta["macs"]
+        return (macs["layers"] + macs["per_context"] * (position + 1)
+                + (0 if prompt else macs["logits"]))
+
+    def save(self, path: str) -> None:
+        """Write the image file."""
+        try:
+            self.image.save(path)
+        except OSError as error:
+            raise MetronomeError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _work(checkpoint: Checkpoint) -> dict:
+    """Useful multiplications of a step: of all layers, of the logits, and per token of context."""
+    model = checkpoint.config
+    weights = (2 * model.dim * model.dim + 2 * model.dim * model.kv_dim
+               + 3 * model.dim * model.hidden_dim)
+    return {"layers": model.n_layers * weights, "logits": model.vocab_size * model.dim,
+            "per_context": 2 * model.n_layers * model.dim}
+
+
+def compile(model: Model, config: Config | str = DEFAULT_PROFILE,
+            calibration: str | None = None) -> Program:
+    """Compile a model for a machine.
+
+    Parameters
+    ----------
+    config : Config or str
+        The machine, or the name of its profile.
+    calibration : str or None
+        Text that the activation scales are taken from; None: text sampled from the model.
+
+    Raises
+    ------
+    MetronomeError
+        If the model does not fit; the message says what is short and which profile has more.
+    """
+    from compiler.pipeline import compile_model  # imports the whole compiler: only when needed
+    config = profile(config) if isinstance(config, str) else config
+    tokens = None
+    if calibration is not None:
+        tokens = np.array(model.tokenizer.encode(calibration))
+    compiled = compile_model(model.checkpoint, config, calibration_tokens=tokens,
+                             tokenizer=model.tokenizer)
+    image = compiled.image
+    image.meta |= {"macs": _work(model.checkpoint), "vocabulary": model.checkpoint.config.vocab_size,
+                   "seq_len": model.checkpoint.config.seq_len, "model": model.name}
+    image.extra |= {"tokenizer": np.frombuffer(model.tokenizer.to_bytes(), np.uint8)}
+    return Program(image, model.tokenizer, compiled.report())
+
+
+def load_program(path: str) -> Program:
+    """Read a compiled model from an image file.
+
+    Raises
+    ------
+    MetronomeError, arch.image.ImageError
+        If the file cannot be read, is no image, or holds no model.
+    """
+    image = load_image(path)
+    if "tokenizer" not in image.extra or "macs" not in image.meta:
+        raise MetronomeError(f"{path}: holds a program but no model; use metronome run")
+    tokenizer = Tokenizer.from_bytes(image.extra["tokenizer"].tobytes(), image.meta["vocabulary"])
+    return Program(image, tokenizer)
+
+
+def load_image(path: str) -> Image:
+    """Read an image file, whatever it holds."""
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise MetronomeError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return image_format.from_bytes(data, profile(image_format.profile_of(data)))
+    except image_format.ImageError as error:
+        raise MetronomeError(f"{path}: {error}") from None
+
+
+# Running.
+
+@dataclass
+class Generation:
+    """What a generation gave.
+
+    Members
+    -------
+    text : str
+        The tokens as text, without the prompt.
+    prompt_tokens, tokens : list of int
+    cycles : list of int
+        Length of every step, prompt steps included, as the engine counts from barrier to barrier.
+    predicted : list of int
+        What the compiler said.
+    engine, profile : str
+    macs_per_cycle : int
+    utilisation : float
+        Useful multiplications over all that the machine could do in these cycles.
+    seconds, simulated_hz : float
+        Of the simulation, loading excluded.
+    fault : str or None
+        The fault that ended it.
+    difference : str or None
+        With a check: the first difference from the reference.
+    """
+    text: str
+    prompt_tokens: list
+    tokens: list
+    cycles: list
+    predicted: list
+    engine: str
+    profile: str
+    macs_per_cycle: int
+    utilisation: float
+    seconds: float
+    simulated_hz: float
+    fault: str | None = None
+    difference: str | None = None
+
+
+def check_engine(name: str) -> None:
+    """Raise a MetronomeError that says what is missing, unless the engine can run here."""
+    if name == "reference":
+        return
+    reason = engines.engine_class(name).unavailable()
+    if reason:
+        raise MetronomeError(f"engine {name} cannot run here: {reason}")
+
+
+def steps_that_fit(program: Program, prompt: Sequence[int], tokens: int | None) -> int:
+    """How many tokens to generate after a prompt: those asked for, or as many as fit."""
+    context = min(program.config.context, program.image.meta["seq_len"])
+    room = context - len(prompt) + 1
+    if room < 1:
+        raise MetronomeError(f"the prompt has {len(prompt)} tokens, the context holds {context}")
+    if tokens is None:
+        return room
+    if not 1 <= tokens <= room:
+        raise MetronomeError(f"{tokens} tokens do not fit: after a prompt of {len(prompt)} the "
+                             f"context of {context} leaves room for {room}")
+    return tokens
+
+
+class Session:
+    """A program loaded into an engine; use as a context manager.
+
+    Parameters
+    ----------
+    program : Program
+    engine : str
+        ``reference``, ``machine``, ``verilator``, ``icarus`` or ``pysim``.
+    trace : str or None
+        Path of a wave file (engine verilator).
+    backdoor : bool
+        Load the memories directly instead of through the host port.
+    notify : callable or None
+        Told in words about long work, such as the first build of a simulation.
+    """
+
+    def __init__(self, program: Program, engine: str = DEFAULT_ENGINE, trace: str | None = None,
+                 backdoor: bool = True, notify: Callable[[str], None] | None = None):
+        self.program, self.engine_name = program, engine
+        options = {}
+        if engine == "verilator":
+            options = {"waves": trace} | ({"notify": notify} if notify else {})
+        self.engine = None
+        if engine != "reference":
+            self.engine = engines.create(engine, program.config, **options)
+            self.engine.load(program.image, backdoor=backdoor)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        if self.engine is not None:
+            self.engine.close()
+
+    def generate(self, prompt: str | Sequence[int] = "", tokens: int | None = None, *,
+                 temperature: float = 0.0, seed: int = 0, check: bool = False,
+                 on_step: Callable[[bytes], None] | None = None) -> Generation:
+        """Generate tokens after a prompt; the model may stop earlier by itself.
+
+        Parameters
+        ----------
+        prompt : str or list of int
+        tokens : int or None
+            None: as many as fit into the context.
+        temperature : float
+            0 for greedy, else 0.0625 to 100.
+        seed : int
+            Of the sampler, 64 bits.
+        check : bool
+            Also run the reference and compare every bit and cycle.
+        on_step : callable or None
+            Called after every step with the bytes of text that it added (none in prompt steps).
+        """
+        program = self.program
+        ids = program.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        count = steps_that_fit(program, ids, tokens)
+        try:
+            inverse = inverse_temperature(temperature)
+        except ValueError as error:
+            raise MetronomeError(str(error)) from None
+        pieces = _Pieces(program.tokenizer, ids[-1], on_step)
+        settings = {"seed": seed, "inverse_temperature": inverse,
+                    "stop": getattr(program.tokenizer, "bos_id", NO_TOKEN),
+                    "vocabulary": program.image.meta["vocabulary"]}
+        steps = len(ids) - 1 + count
+        if self.engine is None:
+            result = _reference(program).run(ids, steps, progress=pieces, **settings)
+        else:
+            result = self.engine.run(ids, steps, progress=pieces, trace=check, **settings)
+        generation = self._generation(ids, result)
+        if check and result.fault is None:
+            from sim.compare import first_difference  # pulls in the reference: only when asked
+            generation.difference = first_difference(program.image, ids, steps, result, settings)
+        return generation
+
+    def _generation(self, ids: list, result: engines.RunResult) -> Generation:
+        program, given = self.program, len(ids)
+        steps = range(len(result.cycles))
+        predicted = [program.predicted(at, at + 1 < given) for at in steps]
+        useful = sum(program.useful_macs(at, at + 1 < given) for at in steps)
+        total = sum(result.cycles) * program.config.macs_per_cycle
+        text = program.tokenizer.decode([*ids, *result.tokens])
+        prompt = program.tokenizer.decode(ids)
+        return Generation(text[len(prompt):], ids, result.tokens, result.cycles, predicted,
+                          self.engine_name, program.config.name, program.config.macs_per_cycle,
+                          useful / total if total else 0.0, result.seconds, result.simulated_hz,
+                          str(result.fault) if result.fault else None)
+
+
+class _Pieces:
+    """Turns the steps of a run into bytes of text for a listener."""
+
+    def __init__(self, tokenizer: Tokenizer, last: int, listener: Callable | None):
+        self._tokenizer, self._last, self._listener = tokenizer, last, listener
+
+    def __call__(self, position: int, token: int | None, cycles: int) -> None:
+        if self._listener is None:
+            return
+        piece = b""
+        if token is not None:
+            piece = self._tokenizer.decode_piece(self._last, token)
+            if token in (self._tokenizer.bos_id, self._tokenizer.eos_id):
+                piece = b""
+            self._last = token
+        self._listener(piece)
+
+
+def generate(prompt: str = "", tokens: int | None = None, *, model: Model | None = None,
+             config: Config | str = DEFAULT_PROFILE, engine: str = DEFAULT_ENGINE,
+             temperature: float = 0.0, seed: int = 0) -> Generation:
+    """Everything in one call: load, compile, run."""
+    program = compile(model or load_model(), config)
+    with Session(program, engine) as session:
+        return session.generate(prompt, tokens, temperature=temperature, seed=seed)

@@ -1,0 +1,1 @@
+"""One file per command (or pair of commands); each has ``run(options) -> dict`` for ``--json``."""

@@ -1,0 +1,57 @@
+"""What several commands share: reading files, compiling with progress, talking to stderr."""
+import pathlib
+import sys
+
+import metronome
+from arch.config import Config, profile
+from compiler.errors import MetronomeError
+
+
+def say(message: str) -> None:
+    """A line for the person at the terminal."""
+    print(f"metronome: {message}", file=sys.stderr, flush=True)
+
+
+def read_text(path: str) -> str:
+    """The text of a UTF-8 file."""
+    try:
+        return pathlib.Path(path).read_bytes().decode()
+    except OSError as error:
+        raise MetronomeError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise MetronomeError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a whole file."""
+    try:
+        pathlib.Path(path).write_bytes(data)
+    except OSError as error:
+        raise MetronomeError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def config_of(options) -> Config:
+    """The machine that ``--profile`` names."""
+    return profile(options.profile or metronome.DEFAULT_PROFILE)
+
+
+def calibration_of(options) -> str | None:
+    return read_text(options.calibrate) if options.calibrate else None
+
+
+def program_of(options) -> metronome.Program:
+    """The program that the model or image options name, compiled if need be."""
+    if getattr(options, "image", None):
+        for flag in ("model", "tokenizer", "calibrate"):
+            if getattr(options, flag):
+                raise MetronomeError(f"--image and --{flag} exclude each other: "
+                                     "the image is compiled already")
+        program = metronome.load_program(options.image)
+        if options.profile and options.profile != program.config.name:
+            raise MetronomeError(f"{options.image}: is for profile {program.config.name}, "
+                                 f"not {options.profile}")
+        return program
+    config = config_of(options)
+    model = metronome.load_model(options.model, options.tokenizer)
+    say(f"compiling {model.name} for {config.name}")
+    return metronome.compile(model, config, calibration=calibration_of(options))

@@ -1,0 +1,70 @@
+"""``metronome eval``: mean negative log-likelihood of a text."""
+import math
+import sys
+
+import numpy as np
+from tqdm import tqdm
+
+import metronome
+from arch.numerics import LOGIT_FRACTION
+from compiler.errors import MetronomeError
+from scripts.commands.common import calibration_of, config_of, read_text, say
+from sim.float_model import FloatModel
+
+
+def windows(tokens: list, context: int, bos: int | None, limit: int | None) -> list:
+    """Consecutive windows that do not overlap: BOS, then up to ``context`` tokens to score.
+
+    A window is fed without its last token, so BOS and ``context - 1`` tokens fill the context.
+    Without a BOS the first token of a window is given, not scored.
+    """
+    if limit is not None:
+        tokens = tokens[:limit]
+    head = [] if bos is None else [bos]
+    parts = [head + tokens[at:at + context] for at in range(0, len(tokens), context)]
+    return [part for part in parts if len(part) > 1]
+
+
+def nats(logits: np.ndarray, targets: np.ndarray) -> float:
+    """Summed negative log-likelihood of targets [T] under logits [T, vocab]."""
+    logits = np.asarray(logits, np.float64)
+    top = logits.max(axis=-1, keepdims=True)
+    total = np.log(np.exp(logits - top).sum(axis=-1)) + top[:, 0]
+    return float((total - logits[np.arange(len(targets)), targets]).sum())
+
+
+def run(options) -> dict:
+    text = read_text(options.text)
+    model = metronome.load_model(options.model, options.tokenizer)
+    if options.engine == "float":
+        longest = model.checkpoint.config.seq_len
+        float_model = FloatModel(model.checkpoint)
+        score = float_model.logits
+    else:
+        config = config_of(options)
+        longest = min(config.context, model.checkpoint.config.seq_len)
+        say(f"compiling {model.name} for {config.name}")
+        reference = metronome.reference_logits(
+            metronome.compile(model, config, calibration=calibration_of(options)))
+        score = lambda ids: reference(ids) / 2**LOGIT_FRACTION  # noqa: E731
+    context = options.context or longest
+    if context > longest:
+        raise MetronomeError(f"--context must be at most {longest}, not {context}")
+    tokens = model.tokenizer.encode(text, bos=False)
+    parts = windows(tokens, context, getattr(model.tokenizer, "bos_id", None), options.limit)
+    if not parts:
+        raise MetronomeError(f"{options.text}: has no token to score")
+    total, count = 0.0, 0
+    with tqdm(total=sum(map(len, parts)) - len(parts), unit="token", file=sys.stderr,
+              leave=False, disable=not sys.stderr.isatty()) as bar:
+        for part in parts:
+            ids = np.array(part)
+            total += nats(score(ids[:-1]), ids[1:])
+            count += len(ids) - 1
+            bar.update(len(ids) - 1)
+    mean = total / count
+    result = {"tokens": count, "nats_per_token": mean, "perplexity": math.exp(mean),
+              "engine": options.engine, "context": context}
+    if not options.json:
+        print(f"{count} tokens, {mean:.4f} nats per token, perplexity {math.exp(mean):.2f}")
+    return result

@@ -1,0 +1,65 @@
+"""``metronome generate``: a model's text from any engine, streamed as it comes."""
+import sys
+
+from tqdm import tqdm
+
+import metronome
+from compiler.errors import MetronomeError
+from scripts.cli import CheckFailed
+from scripts.commands.common import program_of, say
+
+
+def run(options) -> dict:
+    if options.engine == "board":
+        raise MetronomeError("engine board is not offered by this version; "
+                             "use reference, machine, verilator, icarus or pysim")
+    if options.port:
+        raise MetronomeError("--port belongs to engine board, which this version does not offer")
+    if options.trace and options.engine != "verilator":
+        raise MetronomeError(f"--trace needs engine verilator, not {options.engine}")
+    metronome.check_engine(options.engine)
+    program = program_of(options)
+    prompt = program.tokenizer.encode(options.prompt)
+    tokens = metronome.steps_that_fit(program, prompt, options.tokens)
+    with metronome.Session(program, engine=options.engine, trace=options.trace,
+                           notify=say) as session:
+        bar = tqdm(total=len(prompt) - 1 + tokens, unit="step", file=sys.stderr, leave=False,
+                   disable=not sys.stderr.isatty() or not options.json and sys.stdout.isatty())
+        with bar:
+            def on_step(piece):
+                bar.update()
+                if not options.json:
+                    sys.stdout.buffer.write(piece)
+                    sys.stdout.buffer.flush()
+            if not options.json:
+                sys.stdout.write(options.prompt)
+                sys.stdout.flush()
+            result = session.generate(prompt, tokens, temperature=options.temperature,
+                                      seed=options.seed, check=options.check, on_step=on_step)
+    if not options.json:
+        print()
+    report = _report(result)
+    if result.fault:
+        raise CheckFailed(str(result.fault), report)
+    if result.difference:
+        raise CheckFailed(f"check failed: {result.difference}", report)
+    if options.check:
+        say(f"check passed: {len(result.cycles)} steps equal the reference bit by bit and take "
+            "the predicted cycles")
+    if not options.json:
+        total = sum(result.cycles)
+        say(f"{len(result.tokens)} tokens, {total} cycles in {len(result.cycles)} steps "
+            f"({total / len(result.cycles):.0f} a step, predicted "
+            f"{sum(result.predicted) / len(result.cycles):.0f}), "
+            f"{100 * result.utilisation:.1f} % of {result.macs_per_cycle} MACs busy; "
+            f"{result.seconds:.2f} s, {len(result.cycles) / max(result.seconds, 1e-9):.1f} steps/s"
+            f", {result.simulated_hz:.0f} cycles/s")
+    return report
+
+
+def _report(result: metronome.Generation) -> dict:
+    return {"text": result.text, "prompt_tokens": result.prompt_tokens, "tokens": result.tokens,
+            "cycles": result.cycles, "predicted": result.predicted, "engine": result.engine,
+            "profile": result.profile, "macs_per_cycle": result.macs_per_cycle,
+            "utilisation": result.utilisation, "seconds": result.seconds,
+            "simulated_hz": result.simulated_hz}

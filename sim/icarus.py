@@ -1,0 +1,256 @@
+"""The Icarus Verilog engine: four-state simulation, slow; an X that reaches the host is an error.
+
+A generated test bench runs in ``vvp`` and takes commands on its standard input: bytes to send and
+how long to clock. It answers in lines of text. Memories are loaded with ``$readmemh``.
+"""
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+import numpy as np
+
+from arch.config import Config
+from sim import backdoor, rtl, toolchain
+from sim.engine import EngineError, write_log_type
+from sim.host_engine import HostEngine
+
+_BENCH = """\
+`timescale 1ns/1ps
+module bench;
+    localparam STDIN = 32'h8000_0000;
+    reg clk = 0, rst = 1, rx_valid = 0;
+    reg [7:0] rx_payload = 0;
+    wire rx_ready, tx_valid, barrier;
+    wire [7:0] tx_payload;
+{wires}
+    {top} dut (.clk(clk), .rst(rst), .o_barrier(barrier),
+        .rx__payload(rx_payload), .rx__valid(rx_valid), .rx__ready(rx_ready),
+        .tx__payload(tx_payload), .tx__valid(tx_valid), .tx__ready(1'b1){connections});
+
+    integer cycles = 0, received = 0, taken, left, command, size, wanted, limit;
+    reg tracing = 0;
+
+    function integer number(input integer unused);
+        integer digit;
+        begin
+            number = 0;
+            for (digit = 0; digit < 4; digit = digit + 1)
+                number = number << 8 | ($fgetc(STDIN) & 255);
+        end
+    endfunction
+
+    // One cycle: inputs settle, outputs are looked at, then the edge.
+    task step;
+        begin
+            #5;
+            if (barrier === 1'bx || tx_valid === 1'bx || rx_ready === 1'bx) $display("X");
+            if (barrier) $display("B %0d", cycles);
+            if (tx_valid) begin
+                $display("R %h", tx_payload);
+                received = received + 1;
+            end
+            if (tracing) begin
+{log}
+            end
+            clk = 1;
+            #5;
+            clk = 0;
+            cycles = cycles + 1;
+        end
+    endtask
+
+    initial begin
+        repeat (4) step;
+        rst = 0;
+        command = $fgetc(STDIN);
+        while (command == "A" || command == "L" || command == "T" || command == "N") begin
+            taken = 0;
+            case (command)
+                "A": begin
+                    size = number(0);
+                    wanted = number(0);
+                    limit = number(0);
+                    received = 0;
+                    left = limit;
+                    while (taken < size && left > 0) begin
+                        if (!rx_valid) rx_payload = $fgetc(STDIN);
+                        rx_valid = 1;
+                        #1;
+                        if (rx_ready === 1'b1) begin
+                            taken = taken + 1;
+                            step;
+                            rx_valid = 0;
+                        end else step;
+                        left = left - 1;
+                    end
+                    rx_valid = 0;
+                    while (received < wanted && left > 0) begin
+                        step;
+                        left = left - 1;
+                    end
+                end
+                "L": begin
+{load}
+                    repeat (8) step;
+                end
+                "T": tracing = 1;
+                default: tracing = 0;
+            endcase
+            $display("D %0d %0d", taken, cycles);
+            $fflush;
+            command = $fgetc(STDIN);
+        end
+        $finish;
+    end
+endmodule
+"""
+
+
+def _escaped(path: tuple) -> str:
+    return ".".join(f"\\{name} " for name in path)
+
+
+def bench(config: Config, made: rtl.Rtl) -> str:
+    """The test bench of a machine."""
+    members = {"valid": 1, "address": config.mem_address_bits, "halves": 2,
+               "data": 16 * config.lanes}
+    wires, connections, log = [], [], []
+    for bank in range(config.mem_banks):
+        names = {member: f"w{bank}_{member}" for member in members}
+        for member, width in members.items():
+            wires.append(f"    wire [{width - 1}:0] {names[member]};")
+            connections.append(f",\n        .trace_w{bank}_{member}({names[member]})")
+        log.append(f'                if ({names["valid"]}) $display("W %0d {bank} %h %h %h", '
+                   f'cycles, {names["address"]}, {names["halves"]}, {names["data"]});')
+    load = [f'                    $readmemh("{name}.hex", dut.{_escaped(path)});'
+            for name, path in made.memories.items()]
+    text = {"wires": wires, "connections": connections, "log": log, "load": load}
+    result = _BENCH.replace("{top}", made.top)
+    for key, lines in text.items():
+        result = result.replace("{" + key + "}",
+                                ("" if key == "connections" else "\n").join(lines))
+    return result
+
+
+class IcarusEngine(HostEngine):
+    """The RTL in Icarus Verilog."""
+    name = "icarus"
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return toolchain.missing(toolchain.icarus, toolchain.amaranth, toolchain.yosys)
+
+    def __init__(self, config: Config, *, notify=lambda message: None):
+        super().__init__(config)
+        self._notify = notify
+        self._process = self._folder = None
+
+    def _reset(self) -> None:
+        made = rtl.generate(self.config, self._notify)
+        self._folder = tempfile.TemporaryDirectory(prefix="metronome-icarus-")
+        compiled = _compiled(made.verilog + bench(self.config, made))
+        self._process = subprocess.Popen(
+            [*toolchain.icarus()[1].command, "-n", str(compiled)], cwd=self._folder.name,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self._cycle, self._barriers, self._lines, self._trace = 0, [], [], False
+
+    def close(self) -> None:
+        if self._process:
+            self._process.stdin.close()
+            self._process.stdout.close()
+            self._process.kill()
+            self._process.wait()
+            self._folder.cleanup()
+            self._process, self._ready = None, False
+
+    def _command(self, data: bytes) -> tuple:
+        """Send a command; returns the bytes received and how many of those sent were taken."""
+        received = bytearray()
+        try:
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise EngineError("icarus: the simulation stopped by itself") from None
+        for line in self._process.stdout:
+            kind, *fields = line.split()
+            if kind == b"R":
+                if not all(digit in b"0123456789abcdef" for digit in fields[0]):
+                    raise EngineError(f"icarus: an X reached the host port at cycle {self._cycle}")
+                received.append(int(fields[0], 16))
+            elif kind == b"B":
+                self._barriers.append(int(fields[0]))
+            elif kind == b"W":
+                self._lines.append(fields)
+            elif kind == b"X":
+                raise EngineError("icarus: a control output of the machine is X")
+            elif kind == b"D":
+                self._cycle = int(fields[1])
+                return bytes(received), int(fields[0])
+        raise EngineError("icarus: the simulation stopped by itself")
+
+    def _advance(self, data: bytes, cycles: int, received: int) -> bytes:
+        numbers = b"".join(n.to_bytes(4, "big") for n in (len(data), received, cycles))
+        result, taken = self._command(b"A" + numbers + data)
+        if taken < len(data):
+            raise EngineError(f"icarus: the host port took {taken} of {len(data)} bytes in "
+                              f"{cycles} cycles")
+        return result
+
+    def _poke_image(self, image) -> None:
+        for name, words in backdoor.contents(image).items():
+            digits = words[:, ::-1].tobytes().hex()
+            width = 2 * words.shape[1]
+            lines = [digits[at:at + width] for at in range(0, len(digits), width)]
+            path = pathlib.Path(self._folder.name, f"{name}.hex")
+            path.write_text("\n".join(lines) + "\n")
+        self._command(b"L")
+
+    def _start_counting(self, trace: bool) -> None:
+        self._command(b"T" if trace else b"N")
+        self._trace, self._since = trace, self._cycle
+        self._barriers.clear()
+        self._lines.clear()
+
+    def _counted(self) -> tuple:
+        barriers = np.array(self._barriers, np.int64)
+        writes = None
+        if self._trace:
+            writes = np.zeros(len(self._lines), write_log_type(self.config))
+            half = 4 * self.config.half_columns
+            for entry, (cycle, bank, address, halves, data) in zip(writes, self._lines):
+                entry["cycle"], entry["bank"] = int(cycle), int(bank)
+                entry["address"], entry["halves"] = int(address, 16), int(halves, 16)
+                # Highest lane first; a half that is not written may hold anything.
+                parts = [data[half:], data[:half]]
+                for index, part in enumerate(parts):
+                    lanes = entry["lanes"][index * half // 4:(index + 1) * half // 4]
+                    if entry["halves"] >> index & 1:
+                        if b"x" in part.lower():
+                            raise EngineError(f"icarus: an X is written to MEM bank {int(bank)} at "
+                                              f"cycle {int(cycle)}")
+                        lanes[:] = np.frombuffer(bytes.fromhex(part.decode()), ">i2")[::-1]
+            writes = rtl.place_writes(writes, barriers)
+        return np.diff(barriers).tolist(), self._cycle - self._since, writes
+
+
+def _compiled(text: str) -> pathlib.Path:
+    """The test bench and the machine, compiled once for ``vvp`` and kept in the cache."""
+    iverilog = toolchain.icarus()[0]
+    digest = hashlib.sha256(f"{iverilog.version}\0{text}".encode()).hexdigest()[:24]
+    home = toolchain.cache_folder() / "icarus"
+    home.mkdir(parents=True, exist_ok=True)
+    result = home / f"{digest}.vvp"
+    if not result.exists():
+        with tempfile.TemporaryDirectory(dir=home, prefix="building-") as folder:
+            (pathlib.Path(folder) / "machine.v").write_text(text)
+            done = iverilog.run("-g2012", "-s", "bench", "-o", "bench.vvp", "machine.v",
+                                cwd=folder)
+            if done.returncode:
+                raise EngineError(f"Icarus refused the machine: "
+                                  f"{(done.stderr.splitlines() or ['no message'])[0]}")
+            shutil.copy(pathlib.Path(folder) / "bench.vvp", pathlib.Path(folder) / "done.vvp")
+            os.replace(pathlib.Path(folder) / "done.vvp", result)
+    return result

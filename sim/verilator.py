@@ -1,0 +1,157 @@
+"""The Verilator engine: the machine's Verilog as a shared library, driven through ctypes."""
+import ctypes
+import functools
+import pathlib
+import sys
+
+import numpy as np
+
+from arch.config import Config
+from sim import backdoor, rtl, toolchain
+from sim.engine import EngineError, write_log_type
+from sim.host_engine import HostEngine
+from sim.verilator_build import LIBRARY, Options, Source, build, mangle
+
+_U64 = ctypes.c_uint64
+_SIGNATURES = {
+    "machine_new": (ctypes.c_void_p, [ctypes.c_int64]),
+    "machine_free": (None, [ctypes.c_void_p]),
+    "machine_advance": (_U64, [ctypes.c_void_p, ctypes.c_char_p, _U64, _U64, _U64]),
+    "machine_clock": (None, [ctypes.c_void_p, _U64]),
+    "machine_take": (_U64, [ctypes.c_void_p, ctypes.c_char_p, _U64]),
+    "machine_cycle": (_U64, [ctypes.c_void_p]),
+    "machine_count": (None, [ctypes.c_void_p, ctypes.c_int]),
+    "machine_barriers": (_U64, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)]),
+    "machine_writes": (_U64, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p),
+                              ctypes.POINTER(_U64)]),
+    "machine_memory_count": (_U64, [ctypes.c_void_p]),
+    "machine_memory": (ctypes.c_char_p, [ctypes.c_void_p, _U64, ctypes.POINTER(ctypes.c_void_p),
+                                         ctypes.POINTER(_U64), ctypes.POINTER(_U64)]),
+    "machine_waves": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p]),
+}
+
+
+@functools.cache
+def _library(path: pathlib.Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def port_header(config: Config) -> str:
+    """Names of the ports, as C++ macros for the shim."""
+    names = {"LANES": str(config.lanes), "BARRIER": "o_barrier",
+             "RX_VALID": "rx__valid", "RX_READY": "rx__ready", "RX_PAYLOAD": "rx__payload",
+             "TX_VALID": "tx__valid", "TX_READY": "tx__ready", "TX_PAYLOAD": "tx__payload"}
+    lines = [f"#define PORT_{key} {mangle(name)}" for key, name in names.items()]
+    lines.append("#define PORT_WRITE(t, b, member) t.trace_w##b##_##member")
+    each = " ".join(f"X({bank})" for bank in range(config.mem_banks))
+    return "\n".join([*lines, f"#define PORT_EACH_BANK(X) {each}", ""])
+
+
+def _print(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+class VerilatorEngine(HostEngine):
+    """The RTL, compiled to native code.
+
+    Parameters
+    ----------
+    config : Config
+    waves : str or None
+        Path of an ``.fst`` or ``.vcd`` file to write; needs a build of its own.
+    random_state_seed : int or None
+        Start every register from random bits of this seed instead of its initial value: what the
+        reset does not set must not matter.
+    notify : callable
+        Told in words when a build begins.
+    """
+    name = "verilator"
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return toolchain.missing(toolchain.verilator, toolchain.compiler, toolchain.amaranth,
+                                 toolchain.yosys)
+
+    def __init__(self, config: Config, *, waves: str | None = None,
+                 random_state_seed: int | None = None, notify=_print):
+        super().__init__(config)
+        self._waves, self._seed, self._notify = waves, random_state_seed, notify
+        if waves is not None and pathlib.Path(waves).suffix not in (".fst", ".vcd"):
+            raise EngineError(f"{waves}: a trace file must end in .fst or .vcd")
+        self._machine = None
+
+    def _reset(self) -> None:
+        made = rtl.generate(self.config, self._notify)
+        kind = pathlib.Path(self._waves).suffix[1:] if self._waves else None
+        random = self._seed is not None
+        source = Source(f"profile {self.config.name}", made.top,
+                        rtl.without_initial_values(made.verilog) if random else made.verilog,
+                        port_header(self.config), made.memories)
+        folder = build(source, Options(kind, random), self._notify)
+        self._lib = _library(folder / LIBRARY)
+        self._machine = self._lib.machine_new(-1 if self._seed is None else self._seed)
+        if self._waves and self._lib.machine_waves(self._machine, str(self._waves).encode()):
+            raise EngineError("this build cannot write waves")
+
+    def close(self) -> None:
+        if self._machine:
+            self._lib.machine_free(self._machine)
+            self._machine, self._ready = None, False
+
+    def _advance(self, data: bytes, cycles: int, received: int) -> bytes:
+        taken = self._lib.machine_advance(self._machine, data, len(data), received, cycles)
+        if taken < len(data):
+            raise EngineError(f"verilator: the host port took {taken} of {len(data)} bytes in "
+                              f"{cycles} cycles")
+        size = self._lib.machine_take(self._machine, None, 0)
+        buffer = ctypes.create_string_buffer(size)
+        self._lib.machine_take(self._machine, buffer, size)
+        return buffer.raw
+
+    def clock(self, cycles: int) -> None:
+        """Let some cycles pass."""
+        self._lib.machine_clock(self._machine, cycles)
+
+    def _memories(self) -> dict:
+        """Bytes of every memory, by name: uint8 arrays [depth, bytes] that write through."""
+        memories = {}
+        for index in range(self._lib.machine_memory_count(self._machine)):
+            data, stride, depth = ctypes.c_void_p(), _U64(), _U64()
+            name = self._lib.machine_memory(self._machine, index, data, stride, depth)
+            size = stride.value * depth.value
+            raw = (ctypes.c_uint8 * size).from_address(data.value)
+            memories[name.decode()] = np.frombuffer(raw, np.uint8).reshape(depth.value,
+                                                                           stride.value)
+        return memories
+
+    def _poke_image(self, image) -> None:
+        memories = self._memories()
+        for name, words in backdoor.contents(image).items():
+            target = memories[name]
+            target[:len(words), :words.shape[1]] = words
+            target[:len(words), words.shape[1]:] = 0
+        # Reads that were in flight before the memories changed pass by.
+        self.clock(8)
+
+    def _start_counting(self, trace: bool) -> None:
+        self._lib.machine_count(self._machine, trace)
+        self._trace, self._since = trace, self._lib.machine_cycle(self._machine)
+
+    def _counted(self) -> tuple:
+        pointer, size = ctypes.c_void_p(), _U64()
+        count = self._lib.machine_barriers(self._machine, pointer)
+        barriers = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(_U64)),
+                                         (count,)).astype(np.int64) if count else np.zeros(0, int)
+        simulated = self._lib.machine_cycle(self._machine) - self._since
+        writes = None
+        if self._trace:
+            kind = write_log_type(self.config)
+            count = self._lib.machine_writes(self._machine, pointer, size)
+            assert size.value == kind.itemsize
+            raw = ctypes.string_at(pointer, count * size.value) if count else b""
+            writes = rtl.place_writes(np.frombuffer(raw, kind).copy(), barriers)
+        return np.diff(barriers).tolist(), simulated, writes
