@@ -10,25 +10,17 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from arch.config import Config
 from arch.faults import Fault
-from arch.isa import COUNT_BITS, UNITS, Order
+from arch.isa import UNITS, Order
 from hdl.accumulators import ACCUMULATOR_BITS, Accumulators
 from hdl.activation_feed import ActivationFeed
 from hdl.kv_port import KvPort, WeightHostSignature
 from hdl.mxm_tile import MxmTile
+from hdl.pipeline import delay
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
                             fault_bit)
 
 _MATMUL, _DRAIN = UNITS["mxm"].op("MATMUL").code, UNITS["drain"].op("DRAIN").code
 FEEDS = 2
-
-
-def delayed(m, value, cycles: int, name: str, *, reset_less: bool = True):
-    """``value`` that many cycles later."""
-    for cycle in range(cycles):
-        later = Signal.like(value, name=f"{name}_{cycle}", reset_less=reset_less)
-        m.d.sync += later.eq(value)
-        value = later
-    return value
 
 
 class Mxm(wiring.Component):
@@ -44,13 +36,13 @@ class Mxm(wiring.Component):
     -------
     issue_mxm, issue_drain, issue_kv : operations of the three queues.
     streams : operands.
-    position, token : of the current step; constant while operations issue.
+    position, token : of the current step; constant while operations issue. Accumulator indices
+        wrap around.
     o_acc : stream ACC: drained accumulators and read-out weights.
     host : weights for the host (`hdl.kv_port.WeightHostSignature`).
-    fault_mxm : OPERAND, ADDRESS and ENCODING of an issue (an accumulator beyond the file is an
-        ADDRESS fault). PARITY is collected over the array: a bad weight that enters its multiplier
-        on cycle e shows in ``causes`` on cycle e + 3.
-    fault_drain : ADDRESS and ENCODING of an issue; COLLISION on stream ACC.
+    fault_mxm : OPERAND, ADDRESS and ENCODING of an issue. PARITY is collected over the array: a bad
+        weight that enters its multiplier on cycle e shows in ``causes`` on cycle e + 3.
+    fault_drain : ENCODING of an issue; COLLISION on stream ACC, whichever queue is to blame.
     fault_kv : see `hdl.kv_port.KvPort`.
     """
 
@@ -93,16 +85,15 @@ class Mxm(wiring.Component):
             "part": (config.groups - 1).bit_length()}), name="step")
         k_inner, hold = issue.order == Order.K_INNER, issue.order == Order.HOLD
         wraps, k_first = step.part == 0, Mux(k_inner, issue.j_first, issue.i_first)
-        index = Signal(range(config.accumulators + (1 << COUNT_BITS)))
-        in_range = (issue.address < config.weight_depth) & (index < config.accumulators)
+        in_range = issue.address < config.weight_depth
         m.d.comb += [
-            index.eq(issue.accumulator + Mux(k_inner, issue.i, issue.j)),
             step.known.eq((issue.op == _MATMUL) & (issue.order <= max(Order))),
             step.go.eq(issue.valid & step.known & in_range),
             step.part.eq(issue.half0 + Mux(k_inner, issue.j, issue.i)),
             step.take.eq(issue.valid & (hold | issue.j_first & (k_inner | issue.i_first)
                                         | wraps & (k_inner | issue.j_first))),
-            step.start.eq(issue.start & k_first), step.index.eq(index)]
+            step.start.eq(issue.start & k_first),
+            step.index.eq(issue.accumulator + Mux(k_inner, issue.i, issue.j))]
         m.d.sync += self.fault_mxm.causes[fault_bit(Fault.ADDRESS)].eq(
             issue.valid & step.known & ~in_range)
         return step
@@ -134,7 +125,7 @@ class Mxm(wiring.Component):
         m.d.sync += [
             causes[fault_bit(Fault.OPERAND)].eq(step.take & step.known & missing),
             causes[fault_bit(Fault.ENCODING)].eq(issue.valid & unknown)]
-        return [[delayed(m, feed.o[row], row // 2, f"x{number}_{row}")
+        return [[delay(m, feed.o[row], row // 2, f"x{number}_{row}")
                  for row in range(config.rows)] for number, feed in enumerate(feeds)]
 
     def _array(self, m, addresses, used, activations):
@@ -162,19 +153,17 @@ class Mxm(wiring.Component):
         per_half = len(self._tiles) // FEEDS
         control = Cat(step.start, step.index)
         latency = 4 + config.pairs + config.mxm_stages
-        valid = delayed(m, step.go, latency, "add_valid", reset_less=False)
-        control = delayed(m, control, latency, "add")
+        valid = delay(m, step.go, latency, "add_valid", reset=True)
+        control = delay(m, control, latency, "add")
         # Cycle d: index and faults of a drain.
-        index = Signal(range(config.accumulators + (1 << COUNT_BITS)))
-        known, in_range = issue.op == _DRAIN, index < config.accumulators
+        known, index = issue.op == _DRAIN, Signal(config.accumulator_bits)
         m.d.comb += index.eq(issue.accumulator + issue.j)
-        m.d.sync += [causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & known & ~in_range),
-                     causes[fault_bit(Fault.ENCODING)].eq(issue.valid & ~known)]
+        m.d.sync += causes[fault_bit(Fault.ENCODING)].eq(issue.valid & ~known)
         drained = []
         for place in range(per_half):
             if place > 0:
-                valid = delayed(m, valid, 1, f"add_valid_tile_{place}", reset_less=False)
-                control = delayed(m, control, 1, f"add_tile_{place}")
+                valid = delay(m, valid, 1, f"add_valid_tile_{place}", reset=True)
+                control = delay(m, control, 1, f"add_tile_{place}")
             for number in (place, place + per_half):
                 files = Accumulators(config=config)
                 m.submodules[f"accumulators_{number}"] = files
@@ -185,9 +174,9 @@ class Mxm(wiring.Component):
                 drained.append((number, files.r_data.as_value()))
         data_drained = Cat(value for _, value in sorted(drained, key=lambda item: item[0]))
         stages = config.drain_stages
-        return (delayed(m, data_drained, stages, "drain"),
-                delayed(m, issue.valid & known & in_range, stages, "drain_valid",
-                        reset_less=False))
+        return (delay(m, data_drained, stages, "drain"),
+                delay(m, issue.valid & known, stages, "drain_valid",
+                        reset=True))
 
     def _kv(self, m, addresses, used):
         """The second port of the banks."""

@@ -1,0 +1,102 @@
+"""Behaviour of the two ECP5 primitives that `hdl.cells` instantiates, as their data sheet has it.
+
+`install` puts them in the place of Amaranth's ``Instance``, so that a ``vendor=True`` design can be
+simulated with its real port and parameter lists. They refuse what they do not model.
+
+Ref: Lattice FPGA-TN-02204 (DP16KD: normal write mode, output registers, byte enables on AD1..0 of
+18-bit ports), FPGA-TN-02205 (MULT18X18D).
+"""
+from amaranth import Cat, Elaboratable, Module, Mux, Signal, Value, signed
+from amaranth.lib import memory
+
+import hdl.cells
+
+
+def install(monkeypatch):
+    """Make `hdl.cells` build these models instead of primitives."""
+    models = {"MULT18X18D": Mult18x18d, "DP16KD": Dp16kd}
+    monkeypatch.setattr(hdl.cells, "Instance", lambda kind, **ports: models[kind](ports))
+
+
+class _Primitive(Elaboratable):
+    def __init__(self, ports):
+        self.inputs = {name[2:]: Value.cast(value) for name, value in ports.items()
+                       if name.startswith("i_")}
+        self.outputs = {name[2:]: value for name, value in ports.items() if name.startswith("o_")}
+        self.parameters = {name[2:]: value for name, value in ports.items()
+                           if name.startswith("p_")}
+
+    def word(self, name, width):
+        return Cat(self.inputs[f"{name}{index}"] for index in range(width))
+
+
+class Mult18x18d(_Primitive):
+    """Registers where ``REG_*_CLK`` is CLK0, enabled by CE0; RST0 must be 0."""
+
+    def elaborate(self, platform):
+        m = Module()
+        assert all(len(value) == 1 for value in self.inputs.values())
+        for name in ("INPUTA", "INPUTB", "OUTPUT", "PIPELINE"):
+            assert self.parameters.get(f"REG_{name}_CLK", "NONE") in ("NONE", "CLK0")
+
+        def stage(register, value):
+            if self.parameters.get(f"REG_{register}_CLK", "NONE") == "NONE":
+                return value
+            assert self.parameters[f"REG_{register}_CE"] == "CE0"
+            q = Signal(value.shape(), name=register.lower())
+            with m.If(self.inputs["CE0"]):
+                m.d.sync += q.eq(value)
+            return q
+
+        operands = []
+        for name in "AB":
+            raw = self.word(name, 18)
+            value = Signal(signed(19), name=name.lower())
+            m.d.comb += value.eq(Cat(raw, raw[17] & self.inputs[f"SIGNED{name}"]).as_signed())
+            operands.append(stage(f"INPUT{name}", value))
+        product = Signal(signed(36))
+        m.d.comb += product.eq(operands[0] * operands[1])
+        product = stage("OUTPUT", stage("PIPELINE", product))
+        m.d.comb += [bit.eq(product[int(name[1:])]) for name, bit in self.outputs.items()]
+        return m
+
+
+class Dp16kd(_Primitive):
+    """Both ports of one width, port A without writes. A read of the word that the other port
+    writes in the same cycle gives wrong data on purpose."""
+
+    def elaborate(self, platform):
+        m = Module()
+        assert self.parameters["RESETMODE"] == "SYNC"
+        widths = {self.parameters[f"DATA_WIDTH_{side}"] for side in "AB"}
+        assert widths in ({9}, {18})
+        width, low = (9, 3) if widths == {9} else (18, 4)
+        cells = memory.Memory(shape=width, depth=1 << 14 - low, init=[])
+        m.submodules.cells = cells
+        write = cells.write_port(granularity=9)
+        address = {side: self.word(f"AD{side}", 14)[low:] for side in "AB"}
+        writes = self.inputs["WEB"] & self.inputs["CEB"]
+        bytes_on = self.word("ADB", 2) if width == 18 else 1
+        m.d.comb += [write.addr.eq(address["B"]), write.data.eq(self.word("DIB", width)),
+                     write.en.eq(Mux(writes, bytes_on, 0))]
+        for side in "AB":
+            assert self.parameters[f"WRITEMODE_{side}"] == "NORMAL"
+            assert self.parameters[f"CSDECODE_{side}"] == "0b000"
+            for index in range(3):
+                assert self.inputs[f"CS{side}{index}"].value == 0
+            assert self.inputs["WEA"].value == 0 and self.inputs[f"RST{side}"].value == 0
+            read = cells.read_port(domain="comb")
+            latch = Signal(width, name=f"latch_{side}")
+            met = (address["A"] == address["B"]) & (write.en != 0) & (side == "A")
+            m.d.comb += read.addr.eq(address[side])
+            # Normal mode: a write leaves the latch of its own port as it is.
+            with m.If(self.inputs[f"CE{side}"] & ~self.inputs[f"WE{side}"]):
+                m.d.sync += latch.eq(Mux(met, ~read.data, read.data))
+            out = latch
+            if self.parameters[f"REGMODE_{side}"] == "OUTREG":
+                out = Signal(width, name=f"out_{side}")
+                with m.If(self.inputs[f"OCE{side}"]):
+                    m.d.sync += out.eq(latch)
+            m.d.comb += [bit.eq(out[int(name[3:])]) for name, bit in self.outputs.items()
+                         if name.startswith(f"DO{side}")]
+        return m

@@ -1,0 +1,142 @@
+"""Multiplier and weight bank: latencies, and the portable twins against the ECP5 primitives."""
+import random
+
+import pytest
+from amaranth import Module, Signal
+from amaranth.back import rtlil
+from amaranth.sim import Simulator
+
+from hdl.cells import Multiplier, WeightBank, parity_byte
+from tests.hdl import ecp5_models
+
+
+def simulate(module, testbench):
+    simulator = Simulator(module)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    simulator.run()
+
+
+def both(build, monkeypatch):
+    """The twin and the primitive built by ``build(vendor)``, side by side."""
+    ecp5_models.install(monkeypatch)
+    m = Module()
+    m.submodules.twin = twin = build(False)
+    m.submodules.primitive = primitive = build(True)
+    return m, twin, primitive
+
+
+def edges(rng, bits):
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    return rng.choice([low, low + 1, -1, 0, 1, high, rng.randint(low, high)])
+
+
+@pytest.mark.parametrize("vendor", [False, True])
+def test_multiplier_by_hand(vendor, monkeypatch):
+    ecp5_models.install(monkeypatch)
+    dut = Multiplier(width_a=10, width_b=8, vendor=vendor)
+    operands = [(3, 5), (-511, 127), (-512, -128), (0, 0), (0, 0)]
+    seen = []
+
+    async def testbench(ctx):
+        for a, b in operands:
+            ctx.set(dut.a, a)
+            ctx.set(dut.b, b)
+            seen.append(ctx.get(dut.p))
+            await ctx.tick()
+
+    simulate(dut, testbench)
+    assert seen[2:] == [15, -64897, 65536]
+
+
+@pytest.mark.parametrize("widths", [(18, 18), (10, 8), (8, 8), (2, 18)])
+def test_multiplier_equals_primitive(widths, monkeypatch):
+    rng = random.Random(str(widths))
+    m, twin, primitive = both(lambda vendor: Multiplier(width_a=widths[0], width_b=widths[1],
+                                                        vendor=vendor), monkeypatch)
+    history = []
+
+    async def testbench(ctx):
+        for cycle in range(300):
+            a, b = (edges(rng, width) for width in widths)
+            history.append(a * b)
+            for dut in (twin, primitive):
+                ctx.set(dut.a, a)
+                ctx.set(dut.b, b)
+            if cycle >= Multiplier.LATENCY:
+                expected = history[cycle - Multiplier.LATENCY]
+                assert (ctx.get(twin.p), ctx.get(primitive.p)) == (expected, expected)
+            await ctx.tick()
+
+    simulate(m, testbench)
+
+
+@pytest.mark.parametrize("depth", [16, 512, 1024, 2048, 2500, 3072, 5000])
+def test_bank_equals_primitive(depth, monkeypatch):
+    rng = random.Random(depth)
+    m, twin, primitive = both(lambda vendor: WeightBank(depth=depth, vendor=vendor), monkeypatch)
+    words = [0] * depth
+    # Addresses that meet often, on both sides of the boundaries between blocks.
+    hot = [place for place in (0, 1, 9, 1023, 1024, 2047, 2048, 2049, 4095, 4096, depth - 1)
+           if place < depth]
+    reads_a, reads_b = [], []
+
+    async def testbench(ctx):
+        for cycle in range(1500):
+            a = rng.choice(hot) if rng.random() < 0.8 else rng.randrange(depth)
+            b = rng.choice(hot) if rng.random() < 0.8 else rng.randrange(depth)
+            enable, value = rng.choice([0, 0, 1, 2, 3]), rng.getrandbits(18)
+            for dut in (twin, primitive):
+                ctx.set(dut.a_address, a)
+                ctx.set(dut.b_address, b)
+                ctx.set(dut.b_w_en, enable)
+                ctx.set(dut.b_w_data, value)
+            # None: undefined by the contract.
+            reads_a.append(None if enable and a == b else words[a])
+            reads_b.append(None if enable else words[b])
+            mask = (0x1FF if enable & 1 else 0) | (0x3FE00 if enable & 2 else 0)
+            words[b] = words[b] & ~mask | value & mask
+            if cycle >= WeightBank.LATENCY:
+                for dut in (twin, primitive):
+                    then = cycle - WeightBank.LATENCY
+                    assert reads_a[then] in (None, ctx.get(dut.a_r_data))
+                    assert reads_b[then] in (None, ctx.get(dut.b_r_data))
+            await ctx.tick()
+
+    simulate(m, testbench)
+
+
+@pytest.mark.parametrize("depth, count", [(512, 1), (1024, 1), (1025, 2), (2048, 2), (3072, 3),
+                                          (3073, 4)])
+def test_bank_block_count(depth, count):
+    text = rtlil.convert(WeightBank(depth=depth, vendor=True))
+    assert text.count("cell \\DP16KD ") == count
+
+
+def test_parity_byte_is_even():
+    m, byte, stored = Module(), Signal(8), Signal(9)
+    m.d.comb += stored.eq(parity_byte(byte))
+
+    async def testbench(ctx):
+        for value in range(256):
+            ctx.set(byte, value)
+            await ctx.delay(1e-9)
+            result = ctx.get(stored)
+            assert result & 255 == value and result.bit_count() % 2 == 0
+
+    simulator = Simulator(m)
+    simulator.add_testbench(testbench)
+    simulator.run()
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.UnusedElaboratable")
+@pytest.mark.parametrize("name, width", [("width_a", 19), ("width_b", 1)])
+def test_multiplier_refuses_width(name, width):
+    with pytest.raises(ValueError, match=f"^{name} must be 2 to 18, not {width}$"):
+        Multiplier(**{name: width})
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.UnusedElaboratable")
+def test_bank_refuses_depth():
+    with pytest.raises(ValueError, match="^depth must be at least 2, not 1$"):
+        WeightBank(depth=1)
