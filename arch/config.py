@@ -196,13 +196,14 @@ class Config:
 
 
 PROFILES = {
-    "tiny": Config(name="tiny", rows=4, columns=8, tile_columns=2, weight_depth=512,
+    "tiny": Config(name="tiny", rows=4, columns=8, tile_columns=2, weight_depth=1024,
                    mem_depth=64, const_depth=128, context=32, vocab_max=256,
                    program_depth=(("*", 64), ("vxm", 96))),
     "small": Config(name="small", rows=8, columns=8, tile_columns=4, weight_depth=2048,
+                    accumulators=32,
                     mem_depth=128, const_depth=512, context=64, vocab_max=512,
                     program_depth=(("*", 64), ("vxm", 96))),
-    "ecp5_85k": Config(name="ecp5_85k", activation_bits=10,
+    "ecp5_85k": Config(name="ecp5_85k", activation_bits=10, accumulators=32,
                        program_depth=(("*", 64), ("vxm", 96))),
     "sim_large": Config(name="sim_large", activation_bits=10, weight_depth=131072,
                         mem_depth=1024, const_depth=16384, accumulators=64, patterns=32,

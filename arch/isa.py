@@ -133,6 +133,8 @@ _N2 = (
     Field("n2", _const(COUNT_BITS), "outer count; length of a loop body in LOOP"),
     Field("d2", _const(OUTER_GAP_BITS), "cycles from the last inner issue to the next round"),
 )
+#: Formats without outer repeats still name the length of a loop body.
+_BODY = (Field("n2", _const(COUNT_BITS), "length of a loop body in LOOP, else 1"),)
 
 
 def _address(bits: Callable[[Config], int], what: str, indexed: bool = False) -> tuple:
@@ -173,7 +175,7 @@ UNITS = {unit.name: unit for unit in (
     )),
     Unit("drain", "Reads accumulators onto stream ACC.", (
         Op("DRAIN", 4, "ACC = acc[accumulator + j]"),
-    ), _CONTROL + _N1 + (
+    ), _CONTROL + _N1 + _BODY + (
         Field("accumulator", lambda config: config.accumulator_bits, "first accumulator"),
     )),
     Unit("kv", "Second port of the weight banks: run-time writes and read-out.", (
@@ -182,7 +184,7 @@ UNITS = {unit.name: unit for unit in (
         Op("WRITE_V", 5, "W[address][position mod rows][c] = sat8(x[c]), every column c"),
         Op("READ_OUT", 6, "collects W[address][r][token mod columns] as lane "
            "(j mod groups)*rows + r; the last of a group puts the vector on ACC"),
-    ), _CONTROL + _N1 + _WEIGHT_INDEXED + (
+    ), _CONTROL + _N1 + _BODY + _WEIGHT_INDEXED + (
         Field("half0", _const(2), "which `rows` lanes j = 0 writes (WRITE_K)"),
         _source("x", "vector to write"),
     )),
@@ -206,7 +208,7 @@ UNITS = {unit.name: unit for unit in (
     Unit("perm", "Moves values between lanes by a table of patterns.", (
         Op("PERM", 4, "y[l] = x[(pattern[l] ^ ((index value << index_shift) mod lanes))], "
            "or 0 where the pattern says so"),
-    ), _CONTROL + _N1 + (
+    ), _CONTROL + _N1 + _BODY + (
         _source("x", "vector to permute"),
         Field("pattern", lambda config: config.pattern_bits, "entry of the pattern table"),
         Field("index", _const(2), "`Index` exclusive-ored into the lane numbers"),
@@ -217,7 +219,7 @@ UNITS = {unit.name: unit for unit in (
         Op("MAX", 5, "y = sat16(max over all lanes of all issues)"),
         Op("RECIP", 6, "y = float12(1 / sum), exponent less post"),
         Op("RSQRT", 7, "y = float12(1 / sqrt(sum)), exponent less post"),
-    ), _CONTROL + _N1 + (
+    ), _CONTROL + _N1 + _BODY + (
         _source("x", "vectors to reduce, int32 lanes"),
         Field("post", _const(6), "right shift (SUM), or bias of the exponent (RECIP, RSQRT)"),
     )),
@@ -227,7 +229,7 @@ UNITS = {unit.name: unit for unit in (
     Unit("sample", "Picks the next token from logits, 8 fraction bits.", (
         Op("ARGMAX", 4, "token = argmax of logit * inverse temperature + Gumbel noise over all "
            "lanes of all issues; vector j holds tokens j*lanes ..."),
-    ), _CONTROL + _N1 + (
+    ), _CONTROL + _N1 + _BODY + (
         _source("x", "logits"),
     )),
     Unit("mem_read", "Read port of a MEM bank.", (

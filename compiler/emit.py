@@ -1,0 +1,168 @@
+"""Schedules to instruction words, delay parameters and rows."""
+import dataclasses
+
+import numpy as np
+
+from arch import isa
+from arch.config import Config
+from arch.isa import END_ALWAYS, END_IF_PROMPT, WAIT_BITS, Instruction
+from arch.queues import QUEUES
+from compiler.errors import ModelError
+from compiler.tasks import Affine, Program, Use
+
+#: Longest wait of one instruction; longer ones pass in a NOP.
+WAIT_MAX = (1 << WAIT_BITS) - 1
+
+
+@dataclasses.dataclass
+class _Entry:
+    """An instruction and its wait in every row."""
+    instruction: Instruction
+    waits: list
+
+
+def _count_field(name: str, count: Affine, registers: list) -> dict:
+    """Field values of a count: immediate, or a count register that holds it."""
+    if not count.per_n:
+        return {name: count.base}
+    if count not in registers:
+        registers.append(count)
+    return {f"{name}_param": 1, name: registers.index(count)}
+
+
+def _instruction(use: Use, registers: list) -> Instruction:
+    unit = isa.unit_of(use.queue)
+    fields = dict(use.instruction.fields)
+    for name in ("n1", "n2"):
+        if unit.field(name):
+            fields |= _count_field(name, getattr(use, name), registers)
+        else:
+            assert getattr(use, name) == Affine(1), f"{use.queue} has no {name}"
+    for name in ("d1", "d2"):
+        value = getattr(use, name)
+        if unit.field(name):
+            fields[name] = value
+    return Instruction(use.instruction.op, fields)
+
+
+def _uses_in_order(tasks, order, queue):
+    for index in order:
+        own = sorted((use for use in tasks[index].uses if use.queue == queue),
+                     key=lambda use: use.offset(1))
+        yield from ((index, use) for use in own)
+
+
+class _QueueEmitter:
+    """Builds the entries of one queue over all rows."""
+
+    def __init__(self, rows: int):
+        self.entries, self.last = [], [0] * rows
+
+    def issue(self, instruction, first, span):
+        """Add an instruction that first issues on ``first[row]``, last ``span[row]`` later."""
+        waits = [now - before for now, before in zip(first, self.last)]
+        self._pass(waits)
+        self.entries.append(_Entry(instruction, waits))
+        self.last = [now + more for now, more in zip(first, span)]
+
+    def _pass(self, waits):
+        """Move what a wait cannot hold into NOPs."""
+        while max(waits) > WAIT_MAX:
+            part = [max(1, min(WAIT_MAX, wait // 2)) for wait in waits]
+            self.entries.append(_Entry(Instruction("NOP", {}), part))
+            for row, spent in enumerate(part):
+                waits[row] -= spent
+        assert min(waits) >= 1, "a queue would issue twice in a cycle"
+
+    def loop(self, count, begin, stride, waits):
+        """Close a loop over the entries from ``begin`` on."""
+        self._pass(waits)
+        fields = {"n1": count, "n2": len(self.entries) - begin}
+        if stride is not None:
+            fields["s2"] = stride
+        self.entries.append(_Entry(Instruction("LOOP", fields), waits))
+
+
+def emit(program: Program, order: tuple, rows: list, config: Config) -> tuple:
+    """Instruction words by queue, parameters by queue, and the row table.
+
+    Returns
+    -------
+    words : dict of str to list of int
+    params : dict of str to int array, [rows, columns]
+    table : int array, [rows, 6]
+
+    Raises
+    ------
+    ModelError
+        If a queue's program or parameters exceed their memory.
+    """
+    registers, words, params = [], {}, {}
+    table_rows = range(len(rows))
+    for queue in config.queues:
+        emitter = _QueueEmitter(len(rows))
+        _section(emitter, program.prologue, order[0], queue, registers,
+                 [row.prologue for row in rows])
+        begin = len(emitter.entries)
+        body = list(_uses_in_order(program.body, order[1], queue))
+        if body:
+            # The NOPs of the way into the loop stay outside: the body begins at its first use.
+            firsts = [rows[r].body[body[0][0]] + body[0][1].offset(r + 1) for r in table_rows]
+            lead = [first - last for first, last in zip(firsts, emitter.last)]
+            emitter._pass(lead)
+            begin = len(emitter.entries)
+            emitter.last = [first - wait for first, wait in zip(firsts, lead)]
+            _section(emitter, program.body, order[1], queue, registers,
+                     [row.body for row in rows])
+            stride = program.strides.get(queue)
+            back = [firsts[r] + rows[r].period - emitter.last[r] for r in table_rows]
+            emitter.loop(program.layers, begin, stride, back)
+            emitter.last = [last + rows[r].period * (program.layers - 1)
+                            for r, last in enumerate(emitter.last)]
+        emitter.entries.append(_Entry(Instruction("END", {"n1": END_IF_PROMPT}),
+                                      [1] * len(rows)))
+        _section(emitter, program.epilogue, order[2], queue, registers,
+                 [row.epilogue for row in rows])
+        emitter.entries.append(_Entry(Instruction("END", {"n1": END_ALWAYS}), [1] * len(rows)))
+        words[queue], params[queue] = _encode(queue, emitter.entries, config, len(rows))
+    if len(registers) > isa.COUNT_REGISTERS:
+        raise ModelError(f"the program needs {len(registers)} count registers, "
+                         f"the machine has {isa.COUNT_REGISTERS}")
+    table = np.zeros((len(rows), 6), np.int64)
+    for r, row in enumerate(rows):
+        for number, count in enumerate(registers):
+            table[r, number] = count(r + 1)
+        table[r, 4:] = row.generate, row.prompt
+    return words, params, table
+
+
+def _section(emitter, tasks, order, queue, registers, starts):
+    for index, use in _uses_in_order(tasks, order, queue):
+        rows = range(len(starts))
+        emitter.issue(_instruction(use, registers),
+                      [starts[r][index] + use.offset(r + 1) for r in rows],
+                      [use.span(r + 1) for r in rows])
+
+
+def _encode(queue, entries, config, rows):
+    """Words and the table of delay parameters; equal columns are shared."""
+    words, columns = [], []
+    for entry in entries:
+        fields = dict(entry.instruction.fields)
+        waits = tuple(entry.waits)
+        if len(set(waits)) == 1:
+            fields["wait"] = waits[0]
+        else:
+            if waits not in columns:
+                columns.append(waits)
+            fields |= {"wait_param": 1, "wait": columns.index(waits)}
+        words.append(isa.encode(queue, Instruction(entry.instruction.op, fields), config))
+    if len(words) > config.depth_of(queue):
+        raise ModelError(f"queue {queue!r} of profile {config.name!r} holds "
+                         f"{config.depth_of(queue)} instructions, the program has {len(words)}")
+    if len(columns) > config.param_columns:
+        raise ModelError(f"queue {queue!r} of profile {config.name!r} holds "
+                         f"{config.param_columns} delay parameters, the program has "
+                         f"{len(columns)}")
+    assert queue in QUEUES
+    return words, np.array(columns, np.int64).reshape(-1, rows).T

@@ -1,0 +1,186 @@
+"""The whole compiler: checkpoint and calibration text in, image and report out."""
+import dataclasses
+import functools
+
+import numpy as np
+
+from arch.config import Config
+from arch.image import Image
+from compiler import calibrate
+from compiler.checkpoint import Checkpoint
+from compiler.emit import emit
+from compiler.layout import ceil_div
+from compiler.lower import Lowered, lower
+from compiler.quantise import QuantModel, quantise
+from compiler.schedule import Schedule, schedule
+from compiler.verify import verify_program
+
+#: Lags tried between matmul and drain of the logits, cycles.
+LOGIT_LAGS = (0, 24, 32, 40, 48, 56, 64, 72, 80, 96)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredVector:
+    """One write to MEM that the schedule makes in a step."""
+    cycle: int
+    bank: int
+    address: int
+    halves: int
+    label: str
+    layer: int
+    index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled model: the image, and what the compiler knows about it.
+
+    Parameters
+    ----------
+    model : QuantModel
+        The integers that the reference computes with.
+    image : Image
+    lowered : Lowered
+    schedules : list of Schedule
+        By row.
+    order : tuple
+        Order of the tasks of each section.
+    """
+    config: Config
+    model: QuantModel
+    image: Image
+    lowered: Lowered
+    schedules: list
+    order: tuple
+
+    def row(self, position: int) -> int:
+        return position // self.config.columns
+
+    def predicted(self, position: int, prompt: bool = False) -> int:
+        """Cycles of the step at ``position``, as written in the image."""
+        return int(self.image.rows[self.row(position), 5 if prompt else 4])
+
+    def stored(self, position: int, prompt: bool = False) -> list:
+        """Every MEM write of a step in order of (cycle, bank), as `StoredVector`."""
+        return self._stored(self.row(position), prompt)
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - compiled models are few and long-lived
+    def _stored(self, row: int, prompt: bool) -> list:
+        program, times, n = self.lowered.program, self.schedules[row], row + 1
+        found = []
+
+        def add(tasks, starts, layer):
+            for task, start in zip(tasks, starts):
+                for use in task.uses:
+                    if not use.queue.startswith("w"):
+                        continue
+                    fields = use.instruction.fields
+                    for j in range(use.n1(n)):
+                        found.append(StoredVector(
+                            start + use.offset(n) + j * use.d1, int(use.queue[1:]),
+                            fields["address"] + j * fields["s1"], fields["halves"], use.label,
+                            layer, use.first + j))
+        add(program.prologue, times.prologue, -1)
+        for layer in range(program.layers):
+            add(program.body, [start + layer * times.period for start in times.body], layer)
+        if not prompt:
+            add(program.epilogue, times.epilogue, program.layers)
+        return sorted(found, key=lambda stored: (stored.cycle, stored.bank))
+
+    def useful_macs(self, position: int) -> int:
+        """Multiplications of a generate step that a model without padding needs."""
+        c = self.model.config
+        per_layer = (c.dim * (2 * c.n_heads + 2 * c.n_kv_heads) * c.head_size
+                     + 3 * c.dim * c.hidden_dim)
+        attention = 2 * c.n_heads * c.head_size * (position + 1)
+        return c.n_layers * (per_layer + attention) + c.dim * c.vocab_size
+
+    def utilisation(self, position: int) -> float:
+        """Useful MACs over cycles times MACs per cycle."""
+        return self.useful_macs(position) / (self.predicted(position)
+                                             * self.config.macs_per_cycle)
+
+    def report(self) -> dict:
+        """The figures of ``metronome compile --json``."""
+        config, lowered = self.config, self.lowered
+        positions = range(self.model.context)
+        word = config.macs_per_cycle
+        weights = len(self.image.weights)
+        lanes = 2 * config.lanes
+        constants = len(self.image.constants) * lanes
+        return {
+            "macs_per_cycle": word,
+            "image_bytes": len(self.image.to_bytes()),
+            "program_bytes": self.image.program_bytes,
+            "weight_bytes": (weights - lowered.kv_words) * word,
+            "kv_bytes": lowered.kv_words * word,
+            "constant_bytes": constants,
+            "sram_used": weights * word + constants + lowered.mem_words * lanes
+            + self.image.program_bytes,
+            "sram_total": config.weight_depth * word + config.const_depth * lanes
+            + config.mem_banks * config.mem_depth * lanes + self.image.program_bytes,
+            "cycles": [self.predicted(position) for position in positions],
+            "mac_cycles": [ceil_div(self.useful_macs(position), word) for position in positions],
+            "utilisation": [round(self.utilisation(position), 4) for position in positions],
+        }
+
+
+def compile_quantised(model: QuantModel, config: Config, tries: int = 0) -> Compiled:
+    """Lower, schedule and emit a quantised model.
+
+    Parameters
+    ----------
+    tries : int
+        Steps of local search over the order of tasks.
+
+    Raises
+    ------
+    ModelError
+        If the model does not fit the machine.
+    """
+    rows = ceil_div(model.context, config.columns)
+    best = None
+    for lag in LOGIT_LAGS:
+        lowered = lower(model, config, lag)
+        verify_program(lowered.program, config)
+        if best is None:
+            order, schedules = schedule(lowered.program, config, rows, tries)
+        else:
+            # Only the epilogue differs, and its tasks keep their order.
+            order, _ = best[1], None
+            from compiler.schedule import solve_row
+            schedules = [solve_row(lowered.program, order, n, config)
+                         for n in range(1, rows + 1)]
+        total = sum(row.generate for row in schedules)
+        if best is None or total < best[3]:
+            best = lowered, order, schedules, total
+    lowered, order, schedules, _ = best
+    words, params, table = emit(lowered.program, order, schedules, config)
+    meta = {"context": model.context, "vocabulary": model.config.vocab_size,
+            "layers": model.config.n_layers}
+    image = Image(config, words, params, table, lowered.patterns, lowered.constants,
+                  lowered.weights, meta)
+    return Compiled(config, model, image, lowered, schedules, order)
+
+
+def compile_model(checkpoint: Checkpoint, config: Config, calibration_tokens=None,
+                  bos: int = 1, seed: int = 0, tries: int = 0) -> Compiled:
+    """Compile a checkpoint for a machine.
+
+    Parameters
+    ----------
+    calibration_tokens : int array [sequences, length], optional
+        Text that sets the activation scales; without it the model samples its own.
+    bos : int
+        First token of self-sampled text.
+
+    Raises
+    ------
+    ModelError
+        If the model does not fit the machine or its fixed-point formats.
+    """
+    context = min(config.context, checkpoint.config.seq_len)
+    if calibration_tokens is None:
+        calibration_tokens = calibrate.self_sampled(checkpoint, bos, seed)
+    model = quantise(checkpoint, config, np.asarray(calibration_tokens), context)
+    return compile_quantised(model, config, tries)

@@ -1,0 +1,293 @@
+"""Static schedule: when every task starts, for every row, with one order per queue.
+
+Tasks of a section depend on each other through the words they touch. List scheduling on a few
+reference rows proposes orders; for a given order each row is solved exactly, every task as early as
+its words and its queues allow. The order with the fewest cycles over all rows wins, so queues issue
+the same instructions in the same order at any position and only waits differ.
+
+Ref: Kolisch, "Serial and parallel resource-constrained project scheduling methods revisited",
+EJOR 1996 (serial generation scheme); the layer loop is a modulo schedule with one iteration.
+"""
+import dataclasses
+
+from arch.config import Config
+from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN, timing
+from compiler.tasks import ADD, READ, Program, Task
+
+#: Cycles from the last issue of a queue until it has seen its END.
+END_MARGIN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Start cycles of one row.
+
+    Parameters
+    ----------
+    prologue, body, epilogue : list of int
+        Start per task, in program order of the section; body: of the first layer.
+    period : int
+        Cycles from one layer to the next.
+    generate, prompt : int
+        Cycles of a step.
+    """
+    prologue: list
+    body: list
+    epilogue: list
+    period: int
+    generate: int
+    prompt: int
+
+
+class _Memory:
+    """When words were last written and read: yields the least start of a further task."""
+
+    def __init__(self):
+        self.writes, self.reads, self.restart = {}, {}, {}
+
+    def least_start(self, task: Task, n: int) -> int:
+        """Earliest start that honours every touched word."""
+        least = 0
+        for touch in task.touches:
+            for word, begin, _ in touch.each(n):
+                if touch.mode == READ:
+                    least = max(least, self.writes.get(word, begin) - begin)
+                else:
+                    least = max(least, self.reads.get(word, begin - 1) + 1 - begin)
+                    source = self.restart if touch.mode == ADD else self.writes
+                    least = max(least, source.get(word, begin - 1) + 1 - begin)
+        return least
+
+    def commit(self, task: Task, n: int, start: int) -> None:
+        for touch in task.touches:
+            for word, begin, end in touch.each(n):
+                if touch.mode == READ:
+                    self.reads[word] = max(self.reads.get(word, 0), start + end)
+                elif touch.mode == ADD:
+                    self.writes[word] = max(self.writes.get(word, 0), start + end)
+                else:
+                    self.writes[word], self.restart[word] = start + end, start + begin
+
+
+class _Queues:
+    """Last issue of each queue, and of the shared output of the reducer."""
+
+    def __init__(self, config: Config):
+        self.last, self.result, self.timing = {}, -1, timing(config)
+
+    def _result(self, use, n):
+        slow = use.instruction.op in ("RECIP", "RSQRT")
+        lag = self.timing.reduce_function if slow else self.timing.reduce
+        return use.offset(n) + use.span(n) + lag
+
+    def least_start(self, task: Task, n: int) -> int:
+        least = 0
+        for use in task.uses:
+            if use.queue in self.last:
+                least = max(least, self.last[use.queue] + 1 - use.offset(n))
+            if use.queue == "red":
+                least = max(least, self.result + 1 - self._result(use, n))
+        return least
+
+    def commit(self, task: Task, n: int, start: int) -> None:
+        for use in task.uses:
+            self.last[use.queue] = start + use.offset(n) + use.span(n)
+            if use.queue == "red":
+                self.result = start + self._result(use, n)
+
+
+def _first_issue(tasks, starts, n):
+    first = {}
+    for task, start in zip(tasks, starts):
+        for use in task.uses:
+            cycle = start + use.offset(n)
+            first[use.queue] = min(first.get(use.queue, cycle), cycle)
+    return first
+
+
+def _solve(tasks, order, n, config, memory, queues, floor):
+    """Starts of ``tasks`` in ``order``, each as early as possible."""
+    starts = [0] * len(tasks)
+    for index in order:
+        task = tasks[index]
+        start = max(floor, memory.least_start(task, n), queues.least_start(task, n))
+        memory.commit(task, n, start)
+        queues.commit(task, n, start)
+        starts[index] = start
+    return starts
+
+
+def _dependencies(tasks, n):
+    """``edges[b] = {a: lag}``: start of b is at least start of a plus lag, from word order."""
+    edges = [{} for _ in tasks]
+    writers, readers = {}, {}
+    for index, task in enumerate(tasks):
+        def need(other, lag):
+            if other != index:
+                edges[index][other] = max(edges[index].get(other, lag), lag)
+        for touch in task.touches:
+            for word, begin, _ in touch.each(n):
+                if touch.mode == READ:
+                    for other, kind, _, end in writers.get(word, ()):
+                        need(other, end - begin)
+                else:
+                    for other, end in readers.get(word, ()):
+                        need(other, end + 1 - begin)
+                    for other, kind, first, end in writers.get(word, ()):
+                        if touch.mode == ADD and kind == ADD:
+                            continue
+                        need(other, (first if touch.mode == ADD else end) + 1 - begin)
+        for touch in task.touches:
+            for word, begin, end in touch.each(n):
+                if touch.mode == READ:
+                    readers.setdefault(word, []).append((index, end))
+                elif touch.mode == ADD:
+                    writers.setdefault(word, []).append((index, ADD, begin, end))
+                else:
+                    writers[word] = [(index, touch.mode, begin, end)]
+                    readers[word] = []
+    return edges
+
+
+def _list_order(tasks, n, config, weight):
+    """List scheduling: always the ready task with the best start, critical ones first.
+
+    ``weight`` trades an early start (0) for a long path behind the task (large).
+    """
+    edges = _dependencies(tasks, n)
+    ends = [max(use.offset(n) + use.span(n) for use in task.uses) + 1 for task in tasks]
+    behind = ends[:]
+    followers = [[] for _ in tasks]
+    for index, sources in enumerate(edges):
+        for source, lag in sources.items():
+            followers[source].append((index, lag))
+    for index in reversed(range(len(tasks))):
+        for follower, lag in followers[index]:
+            behind[index] = max(behind[index], lag + behind[follower])
+    queues, starts, order = _Queues(config), {}, []
+    waiting = [len(sources) for sources in edges]
+    ready = [index for index, count in enumerate(waiting) if not count]
+    while ready:
+        def score(index):
+            start = max([queues.least_start(tasks[index], n)]
+                        + [starts[source] + lag for source, lag in edges[index].items()])
+            return start - weight * behind[index], index, start
+        _, index, start = min(score(index) for index in ready)
+        ready.remove(index)
+        starts[index] = start
+        queues.commit(tasks[index], n, start)
+        order.append(index)
+        for follower, _ in followers[index]:
+            waiting[follower] -= 1
+            if not waiting[follower]:
+                ready.append(follower)
+    return order
+
+
+def _section_length(tasks, order, n, config):
+    memory, queues = _Memory(), _Queues(config)
+    starts = _solve(tasks, order, n, config, memory, queues, 0)
+    return starts, _period(tasks, starts, order, n, config)
+
+
+def _period(tasks, starts, order, n, config):
+    """Least distance of two runs of a body whose starts are fixed."""
+    memory, queues = _Memory(), _Queues(config)
+    for index in order:
+        memory.commit(tasks[index], n, starts[index])
+        queues.commit(tasks[index], n, starts[index])
+    period = 1
+    for index in order:
+        period = max(period, memory.least_start(tasks[index], n) - starts[index],
+                     queues.least_start(tasks[index], n) - starts[index])
+    for queue, cycle in _first_issue(tasks, starts, n).items():
+        period = max(period, queues.last[queue] + LOOP_WAIT_MIN - cycle)
+    return period
+
+
+def _improve(tasks, order, cost, tries, seed=1):
+    """Local search: move single tasks to another legal place while the cost falls."""
+    import random
+    rng = random.Random(seed)
+    edges = _dependencies(tasks, 2)
+    best, best_cost = order, cost(order)
+    for _ in range(tries):
+        candidate = best[:]
+        index = candidate.pop(source := rng.randrange(len(candidate)))
+        target = max(0, min(len(candidate), source + rng.choice((-6, -4, -3, -2, -1, 1, 2, 3, 4,
+                                                                 6))))
+        candidate.insert(target, index)
+        place = {task: spot for spot, task in enumerate(candidate)}
+        if any(place[a] > place[b] for b in range(len(tasks)) for a in edges[b]):
+            continue
+        if (new := cost(candidate)) <= best_cost:
+            best, best_cost = candidate, new
+    return best
+
+
+def orders(program: Program, config: Config, rows: int, tries: int = 0) -> tuple:
+    """One order of tasks per section, good over all rows."""
+    samples = sorted({1, (rows + 1) // 2, rows})
+    found = []
+    for section in (program.prologue, program.body, program.epilogue):
+        body = section is program.body
+
+        def cost(order, section=section, body=body):
+            total = 0
+            for n in samples:
+                starts, period = _section_length(section, order, n, config)
+                ends = max(start + use.offset(n) + use.span(n)
+                           for task, start in zip(section, starts) for use in task.uses)
+                total += period if body else ends
+            return total
+        candidates = [_list_order(section, n, config, weight)
+                      for n in samples for weight in (0, 0.25, 1, 4, 100)]
+        order = min(candidates, key=cost)
+        found.append(_improve(section, order, cost, tries) if tries else order)
+    return tuple(found)
+
+
+def solve_row(program: Program, order: tuple, n: int, config: Config) -> Schedule:
+    """The schedule of row ``n - 1`` under given orders."""
+    times, memory, queues = timing(config), _Memory(), _Queues(config)
+    # Starts are relative to FIRST_ISSUE; the first issue of a queue can come no earlier.
+    pro = _solve(program.prologue, order[0], n, config, memory, queues, FIRST_ISSUE)
+    relative, period = _section_length(program.body, order[1], n, config)
+    shift = FIRST_ISSUE
+    for index in order[1]:
+        task = program.body[index]
+        shift = max(shift, memory.least_start(task, n) - relative[index],
+                    queues.least_start(task, n) - relative[index])
+    body = [start + shift for start in relative]
+    last = shift + (program.layers - 1) * period - shift
+    for index in order[1]:
+        memory.commit(program.body[index], n, body[index] + last)
+        queues.commit(program.body[index], n, body[index] + last)
+    ends = _completion(program.prologue, pro, n, times), _completion(
+        program.body, [start + last for start in body], n, times)
+    prompt = max(max(ends), max(queues.last.values()) + END_MARGIN)
+    # A queue that looped needs its refill before the epilogue.
+    for queue in queues.last:
+        queues.last[queue] += LOOP_WAIT_MIN - 1
+    epilogue = _solve(program.epilogue, order[2], n, config, memory, queues, FIRST_ISSUE)
+    generate = max(_completion(program.epilogue, epilogue, n, times), prompt,
+                   max(queues.last.values()) + END_MARGIN)
+    return Schedule(pro, body, epilogue, period, generate, prompt)
+
+
+def _completion(tasks, starts, n, times) -> int:
+    """Cycles until everything that the tasks have begun is over."""
+    end = 0
+    for task, start in zip(tasks, starts):
+        for touch in task.touches:
+            end = max([end] + [start + stop + 1 for _, _, stop in touch.each(n)])
+        for use in task.uses:
+            over = start + use.offset(n) + use.span(n)
+            end = max(end, over + (times.sample + 1 if use.queue == "sample" else 1))
+    return end
+
+
+def schedule(program: Program, config: Config, rows: int, tries: int = 0) -> tuple:
+    """Orders and the schedule of every row ``n = 1 .. rows``."""
+    order = orders(program, config, rows, tries)
+    return order, [solve_row(program, order, n, config) for n in range(1, rows + 1)]
