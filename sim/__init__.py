@@ -1,0 +1,1 @@
+"""Numpy models: float reference, bit-exact reference and cycle-accurate machine."""

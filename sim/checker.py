@@ -1,0 +1,106 @@
+"""The static schedule checker: every row and both kinds of step, before anything runs."""
+from arch.faults import ScheduleError
+from arch.image import Image
+from arch.isa import unit_of, word_bits
+from sim.legality import StepPlan, Written
+from sim.queue_model import decode_program
+
+#: The input token is data: addresses that depend on it are checked for this one here, and for
+#: every other one by the machine model and the hardware.
+TOKEN = 0
+
+
+class ProgramError(ValueError):
+    """An image whose parts do not fit the machine that it names."""
+
+
+def check_shape(image: Image) -> None:
+    """Check that every part of an image fits its machine.
+
+    Raises
+    ------
+    ProgramError
+    """
+    config = image.config
+
+    def need(condition, message):
+        if not condition:
+            raise ProgramError(f"profile {config.name!r}: {message}")
+    for queue, words in image.program.items():
+        need(queue in config.queues, f"the machine has no queue {queue!r}; it has "
+             f"{', '.join(config.queues)}")
+        need(len(words) <= config.depth_of(queue), f"queue {queue} has {len(words)} instructions, "
+             f"its program memory holds {config.depth_of(queue)}")
+        bits = word_bits(unit_of(queue), config)
+        need(all(0 <= word < 1 << bits for word in words),
+             f"queue {queue} has a word of more than {bits} bits")
+    for queue, table in image.params.items():
+        need(queue in config.queues, f"delay parameters for a queue {queue!r} that the machine "
+             "does not have")
+        need(table.ndim == 2 and table.shape[0] <= config.param_rows
+             and table.shape[1] <= config.param_columns, f"delay parameters of {queue} are "
+             f"{' x '.join(map(str, table.shape))}, at most {config.param_rows} x "
+             f"{config.param_columns} fit")
+    need(image.rows.ndim == 2 and image.rows.shape[1] == 6
+         and len(image.rows) <= config.param_rows,
+         f"rows are {' x '.join(map(str, image.rows.shape))}, at most {config.param_rows} x 6 fit")
+    for name, table, shape in (
+            ("patterns", image.patterns, (config.patterns, config.lanes)),
+            ("constants", image.constants, (config.const_depth, config.lanes)),
+            ("weights", image.weights, (config.weight_depth, config.rows, config.columns))):
+        need(table.ndim == len(shape) and table.shape[1:] == shape[1:]
+             and len(table) <= shape[0], f"{name} are {' x '.join(map(str, table.shape))}, at most "
+             f"{' x '.join(map(str, shape))} fit")
+    need(((image.patterns >= -1) & (image.patterns < config.lanes)).all(),
+         f"a pattern names a lane outside 0 to {config.lanes - 1}")
+
+
+def _distinct(plan: StepPlan, positions: range) -> set:
+    """Positions of a row that may differ in the words that are read before they are written."""
+    shifts = {segment["index_shift"] for segment in plan.unit("kv") if segment["index"]}
+    seen = {}
+    for position in positions:
+        seen.setdefault(tuple(position >> shift for shift in shifts), position)
+    return {*seen.values(), positions[-1]}
+
+
+def named(error: ScheduleError, plan: StepPlan, position: int) -> ScheduleError:
+    """The same error, telling in which step it arose."""
+    kind = "prompt" if plan.prompt else "generate"
+    return ScheduleError(error.fault, error.cycle, error.queue,
+                         f"{error.detail} ({kind} step at position {position})")
+
+
+def check_schedule(image: Image) -> None:
+    """Check every row and both kinds of step; a kind with a length of 0 cycles is not used.
+
+    A word counts as written if earlier positions write it whatever kind of step they are.
+
+    Raises
+    ------
+    ProgramError
+        If the parts of the image do not fit the machine.
+    ScheduleError
+        For the first fault of the first step that has one; the message names the step.
+    """
+    check_shape(image)
+    config = image.config
+    decoded = {queue: decode_program(image, queue) for queue in config.queues}
+    written = Written(image)
+    for row in range(config.param_rows):
+        plans = [StepPlan(image, row, prompt, decoded) for prompt in (False, True)]
+        plans = [plan for plan in plans if plan.length]
+        positions = range(row * config.columns, (row + 1) * config.columns)
+        distinct = [_distinct(plan, positions) for plan in plans]
+        for position in positions if plans else ():
+            for plan, chosen in zip(plans, distinct):
+                check = plan.check if position in chosen else plan.check_conflicts
+                try:
+                    check(position, TOKEN, written)
+                except ScheduleError as error:
+                    raise named(error, plan, position) from None
+            writes = [set(plan.weight_writes(position, TOKEN)) for plan in plans]
+            written.write_weights(sorted(set.intersection(*writes)))
+        if plans:
+            written.mem |= plans[0].writes_mem & plans[-1].writes_mem
+            written.accumulators |= plans[0].starts & plans[-1].starts

@@ -1,0 +1,270 @@
+"""What every instruction queue issues in one step: the issue rule of `arch.isa`, expanded.
+
+An instruction that executes becomes one `Segment`: arrays of issue cycles, repeat indices and
+addresses. Loops give one segment per round. Nothing here looks at data: the result depends on the
+program, the row and the kind of step only.
+"""
+import dataclasses
+
+import numpy as np
+
+from arch.config import Config
+from arch.faults import Fault, ScheduleError
+from arch.image import Image
+from arch.isa import (COUNT_REGISTERS, END_ALWAYS, END_IF_PROMPT, OP_BITS, Control, Instruction,
+                      IsaError, decode, unit_of)
+from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN
+
+#: Stands for the operation of a word whose opcode is reserved.
+RESERVED = "reserved"
+_ENDS = (END_ALWAYS, END_IF_PROMPT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """One execution of one instruction.
+
+    Members
+    -------
+    queue, pc, op : where the instruction stands, and its operation.
+    instruction : its fields.
+    n1, n2 : counts with registers substituted.
+    cycle : int array, [issues]
+        Cycles of issue within the step, ascending.
+    i, j : int arrays, [issues]
+        Outer and inner repeat index.
+    address : int array, [issues], or None
+        With strides and base, without the run-time index; None if the format has no address.
+    """
+    queue: str
+    pc: int
+    op: str
+    instruction: Instruction
+    n1: int
+    n2: int
+    cycle: np.ndarray
+    i: np.ndarray
+    j: np.ndarray
+    address: np.ndarray | None
+
+    def __getitem__(self, field):
+        return self.instruction[field]
+
+    def indexed(self, values: tuple) -> np.ndarray:
+        """Addresses with the run-time index added; ``values`` are those of `arch.isa.Index`."""
+        index = self["index"]
+        return self.address + (values[index] >> self["index_shift"] if index else 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class QueueTrace:
+    """What a queue does in one step.
+
+    Members
+    -------
+    segments : list of Segment, in order of issue.
+    end : int or None
+        Cycle on which END takes effect; None if the queue stopped by a fault.
+    fault : ScheduleError or None
+        What stopped it.
+    """
+    segments: list
+    end: int | None
+    fault: ScheduleError | None
+
+
+class _Stop(Exception):
+    """Ends the expansion of a queue; carries the fault."""
+
+
+class _Queue:
+    """State of one queue while it is expanded: program counter, cursor, loop, base."""
+
+    def __init__(self, name: str, image: Image, row: int, prompt: bool, length: int, decoded: list):
+        self.name, self.length, self.prompt, self.decoded = name, length, prompt, decoded
+        params = image.params.get(name)
+        known = params is not None and row < len(params)
+        self.params = params[row] if known else np.zeros(0, np.int64)
+        self.param_columns = image.config.param_columns
+        self.counts = image.rows[row][:COUNT_REGISTERS]
+        self.cursor, self.pc, self.base = 0, 0, 0
+        self.loop_pc, self.rounds_left = None, 0
+        self.jump_wait = None
+        self.segments = []
+
+    def stop(self, fault: Fault, cycle: int, detail: str):
+        raise _Stop(ScheduleError(fault, cycle, self.name, f"instruction {self.pc}: {detail}"))
+
+    def wait_of(self, instruction: Instruction) -> int:
+        """Cycles from the cursor to the instruction, delay parameter substituted."""
+        wait = instruction["wait"]
+        if not instruction["wait_param"]:
+            return wait
+        if wait >= self.param_columns:
+            self.stop(Fault.ENCODING, self.cursor, f"there is no delay parameter {wait}")
+        return int(self.params[wait]) if wait < len(self.params) else 0
+
+    def count_of(self, instruction: Instruction, name: str, cycle: int) -> int:
+        count = instruction[name]
+        if instruction[f"{name}_param"]:
+            if count >= COUNT_REGISTERS:
+                self.stop(Fault.ENCODING, cycle, f"there is no count register {count}")
+            count = int(self.counts[count])
+        if count == 0:
+            self.stop(Fault.UNDERRUN, cycle, f"{name} is 0")
+        return count
+
+    def schedule(self, instruction: Instruction) -> int:
+        """Cycle of the first issue; checks that the queue can be ready by then."""
+        if self.jump_wait is not None:
+            wait, least, after = self.jump_wait, LOOP_WAIT_MIN, "a loop jump"
+            self.jump_wait = None
+        elif self.pc == 0 and self.cursor == 0:
+            wait, least, after = self.wait_of(instruction), FIRST_ISSUE, "the barrier"
+        else:
+            wait, least, after = self.wait_of(instruction), 1, "the previous issue"
+        cycle = self.cursor + wait
+        if wait < least:
+            self.stop(Fault.UNDERRUN, cycle,
+                      f"waits {wait} cycles after {after}, {least} needed")
+        return cycle
+
+    def issue(self, instruction: Instruction, cycle: int) -> None:
+        """Expand the repeats into a segment, cut off at the end of the step."""
+        n1 = self.count_of(instruction, "n1", cycle)
+        n2 = self.count_of(instruction, "n2", cycle)
+        if n2 > 1 and "d2" not in instruction.fields:
+            self.stop(Fault.ENCODING, cycle, f"n2 must be 1 in this format, not {n2}")
+        d1, d2 = instruction["d1"], instruction["d2"]
+        if n1 > 1 and d1 == 0 or n2 > 1 and d2 == 0:
+            self.stop(Fault.UNDERRUN, cycle, "a gap of 0 cycles between repeats")
+        period = (n1 - 1) * d1 + d2
+        last = cycle + (n2 - 1) * period + (n1 - 1) * d1
+        inner = min(n1, self.length // max(d1, 1) + 1)
+        outer = min(n2, self.length // max(period, 1) + 1)
+        i, j = (grid.ravel() for grid in np.mgrid[:outer, :inner])
+        cycles = cycle + i * period + j * d1
+        if last >= self.length:
+            inside = cycles < self.length
+            i, j, cycles = i[inside], j[inside], cycles[inside]
+        address = None
+        if "address" in instruction.fields:
+            address = (instruction["address"] + self.base + i * instruction["s2"]
+                       + j * instruction["s1"])
+        if len(cycles):
+            self.segments.append(Segment(self.name, self.pc, instruction.op, instruction, n1, n2,
+                                         cycles, i, j, address))
+        self.cursor = last
+        if last >= self.length:
+            self.stop(Fault.LENGTH, self.length - 1,
+                      f"issues on cycle {last} of a step of {self.length} cycles")
+
+    def loop(self, instruction: Instruction) -> None:
+        """Go back or go on. The LOOP itself takes no time."""
+        cycle = self.cursor + self.wait_of(instruction)
+        rounds = self.count_of(instruction, "n1", cycle)
+        body = self.count_of(instruction, "n2", cycle)
+        if self.loop_pc != self.pc:
+            if body > self.pc:
+                self.stop(Fault.ENCODING, cycle, f"loops over {body} instructions, there are only "
+                          f"{self.pc} before it")
+            if any(inner.op == "LOOP" for inner in self.decoded[self.pc - body:self.pc]):
+                self.stop(Fault.ENCODING, cycle, "loops do not nest")
+            self.loop_pc, self.rounds_left = self.pc, rounds - 1
+        if self.rounds_left:
+            self.rounds_left -= 1
+            self.base += instruction["s2"]
+            self.jump_wait = cycle - self.cursor
+            self.pc -= body
+        else:
+            self.loop_pc, self.base = None, 0
+            self.pc += 1
+
+    def run(self) -> int:
+        """Execute to END; returns its cycle."""
+        while True:
+            instruction = (self.decoded[self.pc] if self.pc < len(self.decoded)
+                           else Instruction(RESERVED, {}))
+            if instruction.op == RESERVED:
+                # Reserved opcodes include 0, hence a word that was never written.
+                wait = self.wait_of(instruction) if self.jump_wait is None else self.jump_wait
+                self.stop(Fault.ENCODING, self.cursor + max(1, wait),
+                          "no such operation" if self.pc < len(self.decoded)
+                          else "the program has no END here")
+            if instruction.op == "LOOP":
+                self.loop(instruction)
+                continue
+            cycle = self.schedule(instruction)
+            if instruction.op == "END":
+                if instruction["n1"] not in _ENDS or instruction["n1_param"]:
+                    self.stop(Fault.ENCODING, cycle, f"END must have n1 1 or 2, not "
+                              f"{instruction['n1']}")
+                if cycle >= self.length:
+                    self.stop(Fault.LENGTH, self.length - 1,
+                              f"ends on cycle {cycle} of a step of {self.length} cycles")
+                if instruction["n1"] == END_ALWAYS or self.prompt:
+                    return cycle
+                self.cursor = cycle
+            elif instruction.op == "NOP":
+                self.cursor = cycle
+                if cycle >= self.length:
+                    self.stop(Fault.LENGTH, self.length - 1,
+                              f"waits until cycle {cycle} of a step of {self.length} cycles")
+            else:
+                self.issue(instruction, cycle)
+            self.pc += 1
+
+
+def decode_program(image: Image, queue: str) -> list:
+    """Instructions of a queue; the operation is `RESERVED` where there is none of the opcode."""
+    decoded = []
+    for word in image.program.get(queue, ()):
+        try:
+            decoded.append(decode(queue, int(word), image.config))
+        except IsaError:
+            # The control fields mean the same under any opcode.
+            known = decode(queue, int(word) >> OP_BITS << OP_BITS | Control.NOP, image.config)
+            decoded.append(Instruction(RESERVED, known.fields))
+    return decoded
+
+
+def expand_queue(image: Image, queue: str, row: int, prompt: bool, decoded: list = None):
+    """What ``queue`` does in a step of ``row``.
+
+    Parameters
+    ----------
+    prompt : bool
+        Whether it is a prompt step.
+    decoded : list of Instruction
+        Result of `decode_program`, to save time over many steps.
+
+    Returns
+    -------
+    QueueTrace
+    """
+    unit_of(queue)
+    length = step_length(image, row, prompt)
+    decoded = decode_program(image, queue) if decoded is None else decoded
+    state = _Queue(queue, image, row, prompt, length, decoded)
+    try:
+        end = state.run()
+    except _Stop as stop:
+        return QueueTrace(state.segments, None, stop.args[0])
+    return QueueTrace(state.segments, end, None)
+
+
+def step_length(image: Image, row: int, prompt: bool) -> int:
+    """Cycles of a step of ``row``; 0 if the image has no such row."""
+    return int(image.rows[row][5 if prompt else 4]) if row < len(image.rows) else 0
+
+
+def expand_step(image: Image, row: int, prompt: bool, decoded: dict = None) -> dict:
+    """Queue name to `QueueTrace` for all queues of the machine."""
+    decoded = decoded or {}
+    return {queue: expand_queue(image, queue, row, prompt, decoded.get(queue))
+            for queue in image.config.queues}
+
+
+def index_values(config: Config, position: int, token: int) -> tuple:
+    """Value of each `arch.isa.Index`; the reserved one counts as none."""
+    return (0, position, token, 0)
