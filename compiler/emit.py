@@ -7,6 +7,7 @@ from arch import isa
 from arch.config import Config
 from arch.isa import END_ALWAYS, END_IF_PROMPT, WAIT_BITS, Instruction
 from arch.queues import QUEUES
+from arch.timing import FIRST_ISSUE
 from compiler.errors import ModelError
 from compiler.tasks import Affine, Program, Use
 
@@ -74,6 +75,12 @@ class _QueueEmitter:
                 waits[row] -= spent
         assert min(waits) >= 1, "a queue would issue twice in a cycle"
 
+    def end(self, condition):
+        """Add an END; where it does not apply, it passes time like a NOP."""
+        wait = 1 if self.entries else FIRST_ISSUE
+        self.entries.append(_Entry(Instruction("END", {"n1": condition}), [wait] * len(self.last)))
+        self.last = [last + wait for last in self.last]
+
     def loop(self, count, begin, stride, waits):
         """Close a loop over the entries from ``begin`` on."""
         self._pass(waits)
@@ -119,11 +126,10 @@ def emit(program: Program, order: tuple, rows: list, config: Config) -> tuple:
             emitter.loop(program.layers, begin, stride, back)
             emitter.last = [last + rows[r].period * (program.layers - 1)
                             for r, last in enumerate(emitter.last)]
-        emitter.entries.append(_Entry(Instruction("END", {"n1": END_IF_PROMPT}),
-                                      [1] * len(rows)))
+        emitter.end(END_IF_PROMPT)
         _section(emitter, program.epilogue, order[2], queue, registers,
                  [row.epilogue for row in rows])
-        emitter.entries.append(_Entry(Instruction("END", {"n1": END_ALWAYS}), [1] * len(rows)))
+        emitter.end(END_ALWAYS)
         words[queue], params[queue] = _encode(queue, emitter.entries, config, len(rows))
     if len(registers) > isa.COUNT_REGISTERS:
         raise ModelError(f"the program needs {len(registers)} count registers, "

@@ -58,6 +58,14 @@ def _chunks(count: int, size: int) -> list:
     return [(first, min(size, count - first)) for first in range(0, count, size)]
 
 
+def hidden_chunks(tiles: int) -> list:
+    """Hidden tiles in the pieces that gate and up are computed in: (first, length) each.
+
+    Small ones keep the chain of passes behind the last piece short.
+    """
+    return _chunks(tiles, 2)
+
+
 class _Lowering:
     def __init__(self, model: QuantModel, config: Config, logit_lag: int):
         self.model, self.config, self.logit_lag = model, config, logit_lag
@@ -226,8 +234,7 @@ class _Lowering:
         return at
 
     def ffn_chunks(self) -> list:
-        """Hidden tiles in pieces: small ones keep the chain behind the last piece short."""
-        return _chunks(self.h_tiles, max(1, min(2, self.ring[1] // 4)))
+        return hidden_chunks(self.h_tiles)
 
     # Tasks.
 

@@ -31,7 +31,7 @@ class StoredVector:
     index: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Compiled:
     """A compiled model: the image, and what the compiler knows about it.
 
