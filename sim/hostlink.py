@@ -15,7 +15,6 @@ from arch.hostmap import (EVENT_BYTES, HEADER_BYTES, PATTERN_ZERO, PROGRAM_CHUNK
                           SYNC_EVENT, SYNC_REPLY, SYNC_REQUEST, Command, EventFlag, Space, Status,
                           param_address, power_of_two, program_address)
 from arch.image import Image
-from arch.isa import unit_of, word_bits
 from arch.queues import QUEUES
 
 CRC_BYTES = 4
@@ -159,10 +158,8 @@ def image_blocks(image: Image) -> Iterator[tuple]:
     """Everything to load, as ``(space, address, uint16 words)`` with consecutive addresses."""
     config = image.config
     for queue, words in image.program.items():
-        number = QUEUES[queue].id
-        for pc, word in enumerate(words):
-            yield (Space.PROGRAM, program_address(number, pc, 0),
-                   _chunks(word, -(-word_bits(unit_of(queue), config) // 16)))
+        yield (Space.PROGRAM, program_address(QUEUES[queue].id, 0, 0),
+               np.array([_chunks(word) for word in words], np.uint16).ravel())
     columns = power_of_two(config.param_columns)
     for queue, table in image.params.items():
         padded = np.zeros((len(table), columns), np.uint16)
@@ -178,10 +175,9 @@ def image_blocks(image: Image) -> Iterator[tuple]:
     yield Space.WEIGHTS, 0, weight_words(image.weights)
 
 
-def _chunks(word: int, count: int) -> np.ndarray:
-    """The chunks of an instruction word, lowest first; the last of them stores the word."""
-    assert count <= PROGRAM_CHUNKS
-    return np.array([word >> 16 * chunk & 0xFFFF for chunk in range(count)], np.uint16)
+def _chunks(word: int) -> list:
+    """All chunks of an instruction word, lowest first; those beyond its format are 0."""
+    return [word >> 16 * chunk & 0xFFFF for chunk in range(PROGRAM_CHUNKS)]
 
 
 def weight_words(weights: np.ndarray) -> np.ndarray:

@@ -214,24 +214,27 @@ class IcarusEngine(HostEngine):
         self._barriers.clear()
         self._lines.clear()
 
+    def _vector(self, digits: bytes, entry) -> int:
+        """A packed vector from hexadecimal; a half that is not written may be unknown."""
+        digits, size = digits.decode().lower(), 4 * self.config.half_columns
+        halves = [digits[size:], digits[:size]]
+        for number, half in enumerate(halves):
+            if not entry["halves"] >> number & 1:
+                halves[number] = "0" * size
+            elif not set(half) <= set("0123456789abcdef"):
+                raise EngineError(f"icarus: an X is written to MEM bank {entry['bank']}, address "
+                                  f"{entry['address']}")
+        return int(halves[1] + halves[0], 16)
+
     def _counted(self) -> tuple:
         barriers = np.array(self._barriers, np.int64)
         writes = None
         if self._trace:
             writes = np.zeros(len(self._lines), write_log_type(self.config))
-            half = 4 * self.config.half_columns
             for entry, (cycle, bank, address, halves, data) in zip(writes, self._lines):
                 entry["cycle"], entry["bank"] = int(cycle), int(bank)
                 entry["address"], entry["halves"] = int(address, 16), int(halves, 16)
-                # Highest lane first; a half that is not written may hold anything.
-                parts = [data[half:], data[:half]]
-                for index, part in enumerate(parts):
-                    lanes = entry["lanes"][index * half // 4:(index + 1) * half // 4]
-                    if entry["halves"] >> index & 1:
-                        if b"x" in part.lower():
-                            raise EngineError(f"icarus: an X is written to MEM bank {int(bank)} at "
-                                              f"cycle {int(cycle)}")
-                        lanes[:] = np.frombuffer(bytes.fromhex(part.decode()), ">i2")[::-1]
+                entry["lanes"] = rtl.lanes_of(self._vector(data, entry), self.config.lanes)
             writes = rtl.place_writes(writes, barriers)
         return np.diff(barriers).tolist(), self._cycle - self._since, writes
 

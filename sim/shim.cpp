@@ -24,6 +24,7 @@ using Waves = VerilatedVcdC;
 namespace {
 
 // One vector written to MEM, without padding; sim.engine.write_log_type describes the same bytes.
+// `cycle` counts from machine_count; the step is found later.
 struct Write {
     uint32_t step, cycle;
     uint16_t bank, halves;
@@ -49,7 +50,7 @@ struct Machine {
     std::vector<uint8_t> received;
     std::vector<uint64_t> barriers;
     std::vector<Write> writes;
-    uint64_t cycle = 0;
+    uint64_t cycle = 0, since = 0;
     bool tracing = false;
 #if defined(TRACE_FST) || defined(TRACE_VCD)
     Waves waves;
@@ -90,7 +91,7 @@ struct Machine {
         const auto& t = *top;
 #define LOG(BANK)                                                                         \
         if (PORT_WRITE(t, BANK, valid)) {                                                 \
-            Write w{static_cast<uint32_t>(barriers.size()), static_cast<uint32_t>(cycle), \
+            Write w{0, static_cast<uint32_t>(cycle - since),                              \
                     BANK, static_cast<uint16_t>(PORT_WRITE(t, BANK, halves)),             \
                     static_cast<uint32_t>(PORT_WRITE(t, BANK, address)), {}};             \
             std::memcpy(w.lanes, &PORT_WRITE(t, BANK, data), sizeof w.lanes);             \
@@ -101,7 +102,7 @@ struct Machine {
     }
 
     void observe() {
-        if (top->PORT_BARRIER) barriers.push_back(cycle);
+        if (top->PORT_BARRIER) barriers.push_back(cycle - since);
         if (tracing) log_writes();
         if (top->PORT_TX_VALID) received.push_back(top->PORT_TX_PAYLOAD);
     }
@@ -178,6 +179,7 @@ uint64_t machine_cycle(Machine* machine) { return machine->cycle; }
 void machine_count(Machine* machine, int tracing) {
     machine->barriers.clear();
     machine->writes.clear();
+    machine->since = machine->cycle;
     machine->tracing = tracing != 0;
 }
 

@@ -1,5 +1,4 @@
 """The MXM slice against numpy: every sum and every fault on its cycle."""
-import random
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from arch.hostmap import weight_address
 from arch.isa import Order
 from arch.queues import Stream
 from arch.timing import timing
-from hdl.kv_port import HOST_READ_LATENCY
 from hdl.signatures import streams_of
 from tests.hdl import ecp5_models
 from tests.hdl.mxm_bench import MxmBench, Reference, check, expand, takes
@@ -88,4 +86,122 @@ def test_random_matmuls(config):
 def test_random_matmuls_of_profiles(name, seed):
     config = profile(name).replace(weight_depth=64, mxm_stages=seed % 4, drain_stages=seed // 2 % 4)
     bench, _, cycles = random_program(config, seed, 400)
+    check(bench, cycles)
+
+
+def test_matmul_by_hand():
+    """acc[c] = sum over 8 k of x[k] * W[k][c], two words of four rows, drained at the bound."""
+    weights = np.zeros((48, 4, 8), np.int64)
+    weights[5] = [[1] * 8, [10] * 8, [100] * 8, [-1, -2, -3, -4, -5, -6, -7, -8]]
+    weights[6] = [[0] * 8, [1, 2, 3, 4, 5, 6, 7, 8], [127] * 8, [-127] * 8]
+    bench = MxmBench(TINY, weights)
+    # Shifted by 4 with rounding, saturated to 127: 2, -1, 0, 3 | 9, 5, 127, -127.
+    x = [24, -24, 7, 48, 144, 80, 32767, -32768]
+    bench.stream(3, Stream.M1, x)
+    bench.instruction(3, "mxm", "MATMUL", n1=2, address=5, s1=1, order=Order.K_INNER, start=1,
+                      x0=Stream.M1, x1=Stream.M1, shift=4, accumulator=2)
+    at = 4 + timing(TINY).matmul_to_drain
+    bench.issue(at, "drain", "DRAIN", accumulator=2)
+    acc, faults, _ = bench.run(at + 4)
+    first = np.array([2 - 10 - 3 * (column + 1) for column in range(8)])
+    second = np.array([5 * (column + 1) + 127 * 127 + 127 * 127 for column in range(8)])
+    assert not faults and list(acc) == [at + 1]
+    np.testing.assert_array_equal(acc[at + 1], first + second)
+
+
+@pytest.mark.parametrize("order", [Order.K_INNER, Order.K_OUTER])
+def test_matmul_is_a_matrix_product(order):
+    """A vector of 16 times a 16 x 24 matrix: four k steps, three tiles of 8 columns."""
+    rng = np.random.default_rng(3)
+    x, matrix = rng.integers(-127, 128, 16), rng.integers(-127, 128, (16, 24))
+    weights = np.zeros((48, 4, 8), np.int64)
+    for tile in range(3):
+        for k in range(4):
+            weights[8 + 4 * tile + k] = matrix[4 * k:4 * k + 4, 8 * tile:8 * tile + 8]
+    bench = MxmBench(TINY, weights)
+    fields = {"x0": Stream.M0, "x1": Stream.M0, "order": order, "start": 1, "address": 8}
+    if order == Order.K_INNER:
+        fields |= {"n1": 4, "s1": 1, "n2": 3, "s2": 4}
+    else:
+        fields |= {"n1": 3, "s1": 4, "n2": 4, "s2": 1}
+    last = bench.instruction(1, "mxm", "MATMUL", **fields)
+    for at, issue in expand(1, **fields):
+        if takes(TINY, issue):
+            k = issue["j"] if order == Order.K_INNER else issue["i"]
+            bench.stream(at, Stream.M0, x[8 * (k // 2):8 * (k // 2) + 8])
+    at = last + timing(TINY).matmul_to_drain
+    bench.instruction(at, "drain", "DRAIN", n1=3)
+    acc, faults, _ = bench.run(at + 6)
+    assert not faults
+    np.testing.assert_array_equal(np.concatenate([acc[at + 1 + tile] for tile in range(3)]),
+                                  x @ matrix)
+
+
+def test_weights_held():
+    """The weight-stationary use: five vectors on five cycles meet one word."""
+    rng = np.random.default_rng(4)
+    weights, x = random_weights(rng, TINY), rng.integers(-127, 128, (5, 8))
+    bench = MxmBench(TINY, weights)
+    bench.instruction(1, "mxm", "MATMUL", n1=5, address=7, order=Order.HOLD, start=1, half0=1,
+                      x0=Stream.M2, x1=Stream.M2, accumulator=TINY.accumulators - 2)
+    for vector in range(5):
+        bench.stream(1 + vector, Stream.M2, x[vector])
+    at = 1 + timing(TINY).matmul_to_drain
+    bench.instruction(at, "drain", "DRAIN", n1=5, accumulator=TINY.accumulators - 2)
+    acc, faults, _ = bench.run(at + 8)
+    assert not faults
+    np.testing.assert_array_equal([acc[at + 1 + vector] for vector in range(5)],
+                                  x[:, 4:] @ weights[7])
+
+
+# The second port.
+
+
+def random_kv(bench, rng, length):
+    """Writes and read-outs all over the step, wherever the reference sees no conflict."""
+    config, at = bench.config, 1
+    while at < length:
+        op = str(rng.choice(["WRITE_K", "WRITE_V", "READ_OUT"]))
+        count = int(rng.integers(1, 2 * config.groups + 1))
+        fields = {"address": int(rng.integers(0, config.weight_depth - count)), "s1": 1,
+                  "d1": int(rng.choice([1, 1, 2])), "n1": count, "half0": int(rng.integers(0, 4))}
+        for cycle, issue in expand(at, **fields):
+            source = int(rng.choice(streams_of(config)))
+            bench.issue(cycle, "kv", op, x=source, **issue)
+            if op != "READ_OUT":
+                feed(bench, rng, cycle, source)
+        at = cycle + int(rng.integers(1, 12))
+
+
+@pytest.mark.parametrize("config", [TINY, STAGED, FLAT, DEEP],
+                         ids=["tiny", "staged", "flat", "deep"])
+def test_random_writes_and_read_outs(config):
+    rng = np.random.default_rng(5)
+    bench = MxmBench(config, random_weights(rng, config))
+    bench.position = int(rng.integers(0, config.context))
+    bench.token = int(rng.integers(0, config.vocab_max))
+    random_kv(bench, rng, 400)
+    assert len(check(bench, 420)) > 10
+
+
+@pytest.mark.parametrize("config", [TINY, STAGED, FLAT, DEEP],
+                         ids=["tiny", "staged", "flat", "deep"])
+@pytest.mark.parametrize("position", [0, 7, 13])
+def test_writes_among_matmuls(config, position):
+    """Whatever is written is used by steps before, during and after; what conflicts is left out."""
+    bench, rng, cycles = random_program(config, position)
+    bench.position = bench.token = position
+    at = 3
+    while at < 250:
+        op, address = str(rng.choice(["WRITE_K", "WRITE_V"])), int(rng.integers(0, 24))
+        bench.issue(at, "kv", op, address=address, x=Stream.M3, half0=int(rng.integers(0, 4)))
+        if any(fault == Fault.CONFLICT for _, _, fault in Reference(bench).run(cycles)[1]):
+            for name, (signal, _, idle) in list(bench._schedule[at].items()):
+                if signal.name.startswith("issue_kv"):
+                    del bench._schedule[at][name]
+            del bench.issues["kv"][at]
+        else:
+            feed(bench, rng, at, Stream.M3)
+        at += int(rng.integers(1, 9))
+    assert len(bench.issues["kv"]) > 20
     check(bench, cycles)

@@ -1,0 +1,1 @@
+"""From a checkpoint to a quantised graph, tiles, a static schedule and an image."""

@@ -1,0 +1,121 @@
+"""The machine's Verilog for the simulators: made once, kept in the cache, its memories found.
+
+Amaranth names every module by its path below the top, so the text alone tells where each memory
+lies: ``module \\metronome_tiny.mxm.tile_0 (...)`` holds the memories of the instance ``mxm.tile_0``.
+"""
+import dataclasses
+import hashlib
+import os
+import pathlib
+import re
+import tempfile
+
+import numpy as np
+
+from arch.config import Config
+from sim import toolchain
+
+ROOT = pathlib.Path(__file__).parents[1]
+_MODULE = re.compile(r"^module (\\\S+|\w+)", re.MULTILINE)
+_MEMORY = re.compile(r"^  reg (?:signed )?(?:\[(\d+):0\] )?(\\\S+|\w+) +\[(\d+):0\];", re.MULTILINE)
+_REGISTER = re.compile(r"^(\s*(?:output )?reg (?:signed )?(?:\[\d+:0\] )?(?:\\\S+ |\w+)) = "
+                       r"\d+'[hbd][0-9a-f]+;", re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rtl:
+    """A machine as text.
+
+    Members
+    -------
+    top : str
+        Name of the top module.
+    verilog : str
+    memories : dict of str to tuple of str
+        Dotted path of every memory below the top, and the same as a tuple of names.
+    """
+    top: str
+    verilog: str
+    memories: dict
+
+
+def generate(config: Config, notify) -> Rtl:
+    """Verilog of the machine that ``config`` describes.
+
+    Parameters
+    ----------
+    notify : callable
+        Told in words when the text is made and not found in the cache.
+    """
+    top = f"metronome_{config.name}"
+    home = toolchain.cache_folder() / "verilog"
+    path = home / f"{top}-{_source_digest(config)}.v"
+    if not path.exists():
+        notify(f"writing the Verilog of profile {config.name}")
+        from hdl.verilog import to_verilog  # needs Amaranth; the cache does not
+        home.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=home)
+        with os.fdopen(handle, "w") as file:
+            file.write(to_verilog(config))
+        os.replace(temporary, path)
+    text = path.read_text()
+    return Rtl(top, text, memories_of(text, top))
+
+
+def _source_digest(config: Config) -> str:
+    """Hash of everything that the Verilog follows from."""
+    found = hashlib.sha256(config.digest())
+    for folder in ("arch", "hdl"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            found.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    for tool in (toolchain.amaranth(), toolchain.yosys()):
+        found.update(f"{tool.name} {tool.version}\0".encode())
+    return found.hexdigest()[:24]
+
+
+def memories_of(verilog: str, top: str) -> dict:
+    """Paths of all memories of a design: `Rtl.memories`."""
+    found = {}
+    starts = [(match.start(), match[1].lstrip("\\")) for match in _MODULE.finditer(verilog)]
+    ends = [start for start, _ in starts[1:]] + [len(verilog)]
+    for (start, module), end in zip(starts, ends):
+        path = tuple(module.split("."))
+        if path[0] != top:
+            continue
+        for match in _MEMORY.finditer(verilog, start, end):
+            name = match[2].lstrip("\\")
+            found[".".join([*path[1:], name])] = (*path[1:], name)
+    return found
+
+
+def without_initial_values(verilog: str) -> str:
+    """The same design with no initial value on any register; memories keep theirs.
+
+    What the reset does not set then starts from whatever the simulator chooses.
+    """
+    return _REGISTER.sub(r"\1;", verilog)
+
+
+def lanes_of(value: int, lanes: int) -> np.ndarray:
+    """The int16 lanes of a packed vector, lane 0 lowest."""
+    return np.frombuffer(value.to_bytes(2 * lanes, "little"), "<i2")
+
+
+def place_writes(writes: np.ndarray, barriers: np.ndarray) -> np.ndarray:
+    """Turn cycles of a run into steps and cycles in the step; clear what was not written.
+
+    Parameters
+    ----------
+    writes : structured array of `sim.engine.write_log_type`
+        ``cycle`` counts from where ``barriers`` count, ``step`` is not set.
+    barriers : int array
+        Cycle 0 of every step, and of what comes after the last.
+    """
+    placed = writes.copy()
+    placed["step"] = np.searchsorted(barriers, writes["cycle"], side="right") - 1
+    placed["cycle"] = writes["cycle"] - np.asarray(barriers)[placed["step"]]
+    half = writes["lanes"].shape[1] // 2
+    for number in range(2):
+        unwritten = writes["halves"] >> number & 1 == 0
+        placed["lanes"][unwritten, number * half:(number + 1) * half] = 0
+    return placed

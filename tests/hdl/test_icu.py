@@ -1,0 +1,222 @@
+"""The instruction queues against an expansion of the issue rule in plain Python."""
+import random
+
+import pytest
+from amaranth.sim import Simulator
+
+from arch.config import profile
+from arch.faults import Fault
+from arch.hostmap import Space, param_address, program_address
+from arch.isa import Instruction, encode, unit_of, word_bits
+from arch.queues import QUEUES
+from hdl.icu import InstructionQueue
+
+CONFIG = profile("tiny")
+
+
+def expand(program, params, counts, prompt, index=(0, 0, 0)):
+    """Issues ``(cycle, pc, i, j, address)`` and the cycle of END, straight from `arch.isa`."""
+    issues, at, pc, base, rounds, override = [], 0, 0, 0, 0, None
+    while True:
+        entry = program[pc]
+
+        def count(name):
+            value = entry[name]
+            return counts[value] if entry[f"{name}_param"] else value
+
+        def delay():
+            return params[entry["wait"]] if entry["wait_param"] else entry["wait"]
+        if entry.op == "LOOP":
+            rounds += 1
+            if rounds < count("n1"):
+                override, base, pc = delay(), base + entry["s2"], pc - count("n2")
+            else:
+                rounds, base, pc = 0, 0, pc + 1
+            continue
+        at += delay() if override is None else override
+        override = None
+        if entry.op == "END":
+            if entry["n1"] == 1 or prompt:
+                return issues, at
+        elif entry.op != "NOP":
+            first = at
+            for i in range(count("n2")):
+                for j in range(count("n1")):
+                    address = (entry["address"] + base + i * entry["s2"] + j * entry["s1"]
+                               + (index[entry["index"]] >> entry["index_shift"]))
+                    issues.append((at, pc, i, j, address))
+                    at += entry["d1"]
+                at += entry["d2"] - entry["d1"]
+            at -= entry["d2"]
+            assert at >= first
+        pc += 1
+
+
+class Bench:
+    """One queue in the simulator, loaded through its host port."""
+
+    def __init__(self, queue, config=CONFIG):
+        self.queue, self.config = queue, config
+        self.dut = InstructionQueue(config=config, queue=queue)
+        self.words = {}
+
+    def run(self, testbench):
+        simulator = Simulator(self.dut)
+        simulator.add_clock(1e-8)
+        simulator.add_testbench(testbench)
+        simulator.run()
+
+    async def access(self, ctx, space, address, word=None):
+        """One write or, without a word, one read over the bus."""
+        host = self.dut.host
+        ctx.set(host.space, int(space))
+        ctx.set(host.address, address)
+        ctx.set(host.w_data, word or 0)
+        ctx.set(host.r_en if word is None else host.w_en, 1)
+        await ctx.tick()
+        ctx.set(host.r_en, 0)
+        ctx.set(host.w_en, 0)
+        for _ in range(8):
+            if ctx.get(host.ack):
+                result = ctx.get(host.r_data)
+                await ctx.tick()
+                assert not ctx.get(host.ack) and not ctx.get(host.r_data)
+                return result
+            await ctx.tick()
+        raise AssertionError(f"no answer for {space!r} {address}")
+
+    async def load(self, ctx, program, params=()):
+        """Write encoded instructions, or plain words, and parameter rows."""
+        number = QUEUES[self.queue].id
+        chunks = -(-word_bits(unit_of(self.queue), self.config) // 16)
+        for pc, entry in enumerate(program):
+            word = entry if isinstance(entry, int) else encode(self.queue, entry, self.config)
+            for chunk in range(chunks):
+                await self.access(ctx, Space.PROGRAM, program_address(number, pc, chunk),
+                                  word >> 16 * chunk & 0xFFFF)
+        for row, values in enumerate(params):
+            for column, value in enumerate(values):
+                await self.access(ctx, Space.PARAMS,
+                                  param_address(self.config, number, row, column), value)
+
+    async def barrier(self, ctx):
+        """Restart; afterwards it is cycle 0 of the step."""
+        ctx.set(self.dut.restart, 1)
+        await ctx.tick()
+        ctx.set(self.dut.restart, 0)
+
+    async def step(self, ctx, length, last=True):
+        """Cycles 0 to length - 1, then the barrier of the next step unless ``last``.
+
+        Returns the issues (every port of the issue), the first cycle of ``ended``, and faults as
+        ``(event cycle, causes)``.
+        """
+        dut, issues, end, faults = self.dut, [], None, []
+        members = [name for name in dut.issue.signature.members if name != "valid"]
+        for cycle in range(length):
+            if ctx.get(dut.issue.valid):
+                issues.append({"cycle": cycle}
+                              | {name: ctx.get(getattr(dut.issue, name)) for name in members})
+            if ctx.get(dut.ended) and end is None:
+                end = cycle
+            if ctx.get(dut.fault.causes):
+                faults.append((cycle - 1, ctx.get(dut.fault.causes)))
+            if not last and cycle == length - 1:
+                ctx.set(dut.restart, 1)
+            await ctx.tick()
+            ctx.set(dut.restart, 0)
+        return issues, end, faults
+
+
+def check(bench, program, issues, expected, counts):
+    """Compare every issue: cycle, indices, flags, address and payload."""
+    assert [issue["cycle"] for issue in issues] == [entry[0] for entry in expected]
+    for issue, (_, pc, i, j, address) in zip(issues, expected):
+        entry = program[pc]
+        n1, n2 = (counts[entry[name]] if entry[f"{name}_param"] else entry[name]
+                  for name in ("n1", "n2"))
+        assert (issue["i"], issue["j"]) == (i, j)
+        flags = tuple(issue[name] for name in ("i_first", "i_last", "j_first", "j_last"))
+        assert flags == (i == 0, i == n2 - 1, j == 0, j == n1 - 1)
+        if "address" in issue:
+            width = len(bench.dut.issue.address)
+            assert issue["address"] == address % (1 << width)
+        for name in issue:
+            if name in entry.fields and name not in ("i", "j", "address", "op"):
+                assert issue[name] == entry[name], name
+
+
+def random_program(queue, rng, config=CONFIG):
+    """A legal program of up to 30 words with every feature of the format, dense in time."""
+    unit = unit_of(queue)
+    names = {field.name for field in unit.fields}
+    widths = {field.name: field.bits(config) for field in unit.fields}
+
+    def wait(fields, least, column=None):
+        if rng.random() < 0.3:
+            column = rng.randrange(8) if least < 4 else rng.randrange(8, 16)
+            return fields | {"wait": column, "wait_param": 1}
+        return fields | {"wait": rng.choice([least, least, least, least + 1, least + 5])}
+
+    def operation(least):
+        if rng.random() < 0.15:
+            return Instruction("NOP", wait({}, least))
+        fields = {}
+        for name in ("n1", "n2"):
+            if name in names and rng.random() < 0.5:
+                fields[name] = rng.randrange(1, 5)
+                if rng.random() < 0.4:
+                    fields |= {name: rng.randrange(4), f"{name}_param": 1}
+                fields[name.replace("n", "d")] = rng.choice([1, 1, 2, 7])
+        fields |= {name: rng.randrange(-(1 << widths[name] - 1), 1 << widths[name] - 1)
+                   for name in ("s1", "s2") if name in names}
+        for name in sorted(names - {"op", "wait", "wait_param", "n1", "n1_param", "d1", "n2", "n2_param",
+                             "d2", "s1", "s2"}):
+            fields[name] = rng.randrange(3 if name == "index" else 1 << widths[name])
+        return Instruction(rng.choice(unit.ops).name, wait(fields, least))
+
+    program = [operation(4)]
+    while len(program) < 22:
+        kind = rng.random()
+        if kind < 0.1:
+            program.append(Instruction("END", wait({"n1": 2}, 1)))
+        elif kind < 0.35:
+            body = [operation(1) for _ in range(rng.randrange(1, 4) if "n2" in names else 1)]
+            fields = {"n1": rng.randrange(1, 5)}
+            if rng.random() < 0.4:
+                fields = {"n1": rng.randrange(4), "n1_param": 1}
+            if "s2" in names:
+                fields["s2"] = rng.randrange(-4, 5)
+            if "n2" in names:
+                fields["n2"] = len(body)
+            program += [*body, Instruction("LOOP", wait(fields, 4))]
+        else:
+            program.append(operation(1))
+    return program + [Instruction("END", {"n1": 1, "wait": 1})]
+
+
+@pytest.mark.parametrize("queue", CONFIG.queues)
+def test_random_programs(queue):
+    rng = random.Random(queue)
+    bench = Bench(queue)
+
+    async def testbench(ctx):
+        for _ in range(3):
+            program = random_program(queue, rng)
+            params = [[rng.randrange(1, 6) for _ in range(8)]
+                      + [rng.randrange(4, 9) for _ in range(8)] for _ in range(CONFIG.param_rows)]
+            await bench.load(ctx, program, params)
+            await bench.barrier(ctx)
+            for step in range(5):
+                row, prompt = rng.randrange(CONFIG.param_rows), rng.random() < 0.4
+                counts = [rng.randrange(1, 4) for _ in range(4)]
+                position, token = rng.randrange(CONFIG.context), rng.randrange(CONFIG.vocab_max)
+                for name, value in (("row", row), ("counts", counts), ("prompt", prompt),
+                                    ("position", position), ("token", token)):
+                    ctx.set(getattr(bench.dut, name), value)
+                expected, end = expand(program, params[row], counts, prompt, (0, position, token))
+                issues, ended, faults = await bench.step(ctx, end + 1, last=step == 4)
+                assert faults == []
+                check(bench, program, issues, expected, counts)
+                assert ended == end
+    bench.run(testbench)
