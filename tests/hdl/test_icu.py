@@ -162,16 +162,16 @@ def random_program(queue, rng, config=CONFIG):
         if rng.random() < 0.15:
             return Instruction("NOP", wait({}, least))
         fields = {}
-        for name in ("n1", "n2"):
-            if name in names and rng.random() < 0.5:
+        for name, gap in (("n1", "d1"), ("n2", "d2")):
+            if gap in names and rng.random() < 0.5:
                 fields[name] = rng.randrange(1, 5)
                 if rng.random() < 0.4:
                     fields |= {name: rng.randrange(4), f"{name}_param": 1}
-                fields[name.replace("n", "d")] = rng.choice([1, 1, 2, 7])
+                fields[gap] = rng.choice([1, 1, 2, 7])
         fields |= {name: rng.randrange(-(1 << widths[name] - 1), 1 << widths[name] - 1)
                    for name in ("s1", "s2") if name in names}
-        for name in sorted(names - {"op", "wait", "wait_param", "n1", "n1_param", "d1", "n2", "n2_param",
-                             "d2", "s1", "s2"}):
+        for name in sorted(names - {"op", "wait", "wait_param", "n1", "n1_param", "d1", "n2",
+                                    "n2_param", "d2", "s1", "s2"}):
             fields[name] = rng.randrange(3 if name == "index" else 1 << widths[name])
         return Instruction(rng.choice(unit.ops).name, wait(fields, least))
 
@@ -181,14 +181,12 @@ def random_program(queue, rng, config=CONFIG):
         if kind < 0.1:
             program.append(Instruction("END", wait({"n1": 2}, 1)))
         elif kind < 0.35:
-            body = [operation(1) for _ in range(rng.randrange(1, 4) if "n2" in names else 1)]
-            fields = {"n1": rng.randrange(1, 5)}
+            body = [operation(1) for _ in range(rng.randrange(1, 4))]
+            fields = {"n1": rng.randrange(1, 5), "n2": len(body)}
             if rng.random() < 0.4:
-                fields = {"n1": rng.randrange(4), "n1_param": 1}
+                fields |= {"n1": rng.randrange(4), "n1_param": 1}
             if "s2" in names:
                 fields["s2"] = rng.randrange(-4, 5)
-            if "n2" in names:
-                fields["n2"] = len(body)
             program += [*body, Instruction("LOOP", wait(fields, 4))]
         else:
             program.append(operation(1))
