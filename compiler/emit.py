@@ -11,6 +11,8 @@ from arch.timing import FIRST_ISSUE
 from compiler.errors import ModelError
 from compiler.tasks import Affine, Program, Use
 
+#: Cycles of a step behind the last END, for the queue to have seen it.
+END_MARGIN = 4
 #: Longest wait of one instruction; longer ones pass in a NOP.
 WAIT_MAX = (1 << WAIT_BITS) - 1
 
@@ -62,17 +64,19 @@ class _QueueEmitter:
     def issue(self, instruction, first, span):
         """Add an instruction that first issues on ``first[row]``, last ``span[row]`` later."""
         waits = [now - before for now, before in zip(first, self.last)]
-        self._pass(waits)
+        self.settle(waits)
         self.entries.append(_Entry(instruction, waits))
         self.last = [now + more for now, more in zip(first, span)]
 
-    def _pass(self, waits):
+    def settle(self, waits):
         """Move what a wait cannot hold into NOPs."""
         while max(waits) > WAIT_MAX:
-            part = [max(1, min(WAIT_MAX, wait // 2)) for wait in waits]
+            # As much as leaves a wait for the instruction behind, in every row.
+            part = [max(1, min(WAIT_MAX, wait - WAIT_MAX)) for wait in waits]
             self.entries.append(_Entry(Instruction("NOP", {}), part))
             for row, spent in enumerate(part):
                 waits[row] -= spent
+                self.last[row] += spent
         assert min(waits) >= 1, "a queue would issue twice in a cycle"
 
     def end(self, condition):
@@ -83,7 +87,7 @@ class _QueueEmitter:
 
     def loop(self, count, begin, stride, waits):
         """Close a loop over the entries from ``begin`` on."""
-        self._pass(waits)
+        self.settle(waits)
         fields = {"n1": count, "n2": len(self.entries) - begin}
         if stride is not None:
             fields["s2"] = stride
@@ -105,6 +109,7 @@ def emit(program: Program, order: tuple, rows: list, config: Config) -> tuple:
         If a queue's program or parameters exceed their memory.
     """
     registers, words, params = [], {}, {}
+    lengths = np.array([[row.generate, row.prompt] for row in rows], np.int64)
     table_rows = range(len(rows))
     for queue in config.queues:
         emitter = _QueueEmitter(len(rows))
@@ -116,9 +121,8 @@ def emit(program: Program, order: tuple, rows: list, config: Config) -> tuple:
             # The NOPs of the way into the loop stay outside: the body begins at its first use.
             firsts = [rows[r].body[body[0][0]] + body[0][1].offset(r + 1) for r in table_rows]
             lead = [first - last for first, last in zip(firsts, emitter.last)]
-            emitter._pass(lead)
+            emitter.settle(lead)
             begin = len(emitter.entries)
-            emitter.last = [first - wait for first, wait in zip(firsts, lead)]
             _section(emitter, program.body, order[1], queue, registers,
                      [row.body for row in rows])
             stride = program.strides.get(queue)
@@ -127,18 +131,20 @@ def emit(program: Program, order: tuple, rows: list, config: Config) -> tuple:
             emitter.last = [last + rows[r].period * (program.layers - 1)
                             for r, last in enumerate(emitter.last)]
         emitter.end(END_IF_PROMPT)
+        lengths[:, 1] = np.maximum(lengths[:, 1], np.add(emitter.last, END_MARGIN))
         _section(emitter, program.epilogue, order[2], queue, registers,
                  [row.epilogue for row in rows])
         emitter.end(END_ALWAYS)
+        lengths[:, 0] = np.maximum(lengths[:, 0], np.add(emitter.last, END_MARGIN))
         words[queue], params[queue] = _encode(queue, emitter.entries, config, len(rows))
     if len(registers) > isa.COUNT_REGISTERS:
         raise ModelError(f"the program needs {len(registers)} count registers, "
                          f"the machine has {isa.COUNT_REGISTERS}")
     table = np.zeros((len(rows), 6), np.int64)
-    for r, row in enumerate(rows):
+    for r in table_rows:
         for number, count in enumerate(registers):
             table[r, number] = count(r + 1)
-        table[r, 4:] = row.generate, row.prompt
+    table[:, 4:] = lengths
     return words, params, table
 
 

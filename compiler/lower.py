@@ -136,7 +136,7 @@ class _Lowering:
         for bank, members in enumerate(wanted):
             level = self.mem.used["att"][bank]
             room = (self.config.mem_depth - level) // self.kv_tiles
-            if members and not room:
+            if members and room < 1:
                 raise too_large(self.config, f"words in MEM bank {bank}", level + self.kv_tiles,
                                 self.config.mem_depth)
             slots = [self.mem.take(f"scores{bank}.{i}", bank, self.kv_tiles, "att")
@@ -213,8 +213,9 @@ class _Lowering:
             weights.place(up[first:first + count])
         at["w2"] = weights.place(weights.tiles(layer.w2).transpose(1, 0, 2, 3))
         self.w2_steps = ceil_div(self.dims.hidden_dim, self.config.rows)
-        kv = np.zeros((heads.kv_count * heads.step_stride * self.kv_tiles, self.config.rows,
-                       self.config.columns), np.int8)
+        # Whole key vectors are written, with the padding behind the last head.
+        key_words = heads.k_vectors * self.config.groups * self.kv_tiles
+        kv = np.zeros((key_words, self.config.rows, self.config.columns), np.int8)
         at["keys"] = weights.place(kv)
         self.v_words = self.kv_tiles * self.config.groups
         at["values"] = weights.place(np.zeros((heads.v_vectors * self.v_words,) + kv.shape[1:],
@@ -558,7 +559,7 @@ class _Lowering:
         epilogue = self.epilogue()
         program = Program(prologue, body, epilogue, len(self.model.layers), self.strides)
         heads, layers = self.heads, len(self.model.layers)
-        kv_words = layers * (heads.kv_count * heads.step_stride * self.kv_tiles
+        kv_words = layers * (heads.k_vectors * self.config.groups * self.kv_tiles
                              + heads.v_vectors * self.v_words)
         lane = np.arange(self.config.lanes)
         patterns = np.full((self.config.patterns, self.config.lanes), -1)

@@ -14,10 +14,6 @@ from arch.config import Config
 from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN, timing
 from compiler.tasks import ADD, READ, Program, Task
 
-#: Cycles from the last issue of a queue until it has seen its END.
-END_MARGIN = 8
-
-
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """Start cycles of one row.
@@ -29,7 +25,7 @@ class Schedule:
     period : int
         Cycles from one layer to the next.
     generate, prompt : int
-        Cycles of a step.
+        Least cycles of a step: until everything begun is over.
     """
     prologue: list
     body: list
@@ -265,13 +261,12 @@ def solve_row(program: Program, order: tuple, n: int, config: Config) -> Schedul
         queues.commit(program.body[index], n, body[index] + last)
     ends = _completion(program.prologue, pro, n, times), _completion(
         program.body, [start + last for start in body], n, times)
-    prompt = max(max(ends), max(queues.last.values()) + END_MARGIN)
+    prompt = max(ends)
     # A queue that looped needs its refill before the epilogue.
     for queue in queues.last:
         queues.last[queue] += LOOP_WAIT_MIN - 1
     epilogue = _solve(program.epilogue, order[2], n, config, memory, queues, FIRST_ISSUE)
-    generate = max(_completion(program.epilogue, epilogue, n, times), prompt,
-                   max(queues.last.values()) + END_MARGIN)
+    generate = max(_completion(program.epilogue, epilogue, n, times), prompt)
     return Schedule(pro, body, epilogue, period, generate, prompt)
 
 
