@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,8 +20,11 @@ from arch.image import Image
 from arch.numerics import inverse_temperature
 from compiler.checkpoint import Checkpoint, load_checkpoint
 from compiler.errors import MetronomeError
+from compiler.pipeline import Compiled, compile_model
 from compiler.tokenizer import Tokenizer
 from sim import engine as engines
+from sim.reference import Reference
+from sim.reference_engine import first_difference, run_reference
 
 __all__ = ["Model", "Program", "Session", "Generation", "MetronomeError", "load_model", "compile",
            "load_program", "generate", "FaultError", "DEFAULT_PROFILE", "DEFAULT_ENGINE"]
@@ -29,6 +32,8 @@ __all__ = ["Model", "Program", "Session", "Generation", "MetronomeError", "load_
 MODELS = pathlib.Path(__file__).with_name("models")
 BUILT_IN, BUILT_IN_TOKENIZER = "shakespeare.bin", "shakespeare_tokenizer.bin"
 DEFAULT_PROFILE, DEFAULT_ENGINE = "ecp5_85k", "verilator"
+#: Most of a calibration text that is used.
+CALIBRATION_SEQUENCES, CALIBRATION_LENGTH = 16, 256
 
 
 class FaultError(Exception):
@@ -91,10 +96,12 @@ class Program:
     image : Image
         What the machine is loaded with.
     tokenizer : Tokenizer
+    compiled : Compiled or None
+        What the compiler knows besides; None for a program read from an image file.
     """
     image: Image
     tokenizer: Tokenizer
-    report: dict = field(default_factory=dict)
+    compiled: Compiled | None = None
 
     @property
     def config(self) -> Config:
@@ -144,18 +151,25 @@ def compile(model: Model, config: Config | str = DEFAULT_PROFILE,
     MetronomeError
         If the model does not fit; the message says what is short and which profile has more.
     """
-    from compiler.pipeline import compile_model  # imports the whole compiler: only when needed
     config = profile(config) if isinstance(config, str) else config
-    tokens = None
-    if calibration is not None:
-        tokens = np.array(model.tokenizer.encode(calibration))
-    compiled = compile_model(model.checkpoint, config, calibration_tokens=tokens,
-                             tokenizer=model.tokenizer)
-    image = compiled.image
-    image.meta |= {"macs": _work(model.checkpoint), "vocabulary": model.checkpoint.config.vocab_size,
-                   "seq_len": model.checkpoint.config.seq_len, "model": model.name}
-    image.extra |= {"tokenizer": np.frombuffer(model.tokenizer.to_bytes(), np.uint8)}
-    return Program(image, model.tokenizer, compiled.report())
+    compiled = compile_model(model.checkpoint, config, _calibration_tokens(model, calibration),
+                             bos=model.tokenizer.bos_id)
+    compiled.image.meta["macs"] = _work(model.checkpoint)
+    compiled.image.extra["tokenizer"] = np.frombuffer(model.tokenizer.to_bytes(), np.uint8)
+    return Program(compiled.image, model.tokenizer, compiled)
+
+
+def _calibration_tokens(model: Model, text: str | None) -> np.ndarray | None:
+    """A text cut into sequences [sequences, length] of one length, BOS first."""
+    if text is None:
+        return None
+    tokens = model.tokenizer.encode(text, bos=False)
+    length = min(model.checkpoint.config.seq_len, CALIBRATION_LENGTH, len(tokens) + 1) - 1
+    if length < 1:
+        raise MetronomeError("the calibration text has no token")
+    rows = min(len(tokens) // length, CALIBRATION_SEQUENCES)
+    cut = np.array(tokens[:rows * length]).reshape(rows, length)
+    return np.insert(cut, 0, model.tokenizer.bos_id, axis=1)
 
 
 def load_program(path: str) -> Program:
@@ -237,7 +251,7 @@ def check_engine(name: str) -> None:
 
 def steps_that_fit(program: Program, prompt: Sequence[int], tokens: int | None) -> int:
     """How many tokens to generate after a prompt: those asked for, or as many as fit."""
-    context = min(program.config.context, program.image.meta["seq_len"])
+    context = min(program.config.context, program.image.meta["context"])
     room = context - len(prompt) + 1
     if room < 1:
         raise MetronomeError(f"the prompt has {len(prompt)} tokens, the context holds {context}")
@@ -319,13 +333,15 @@ class Session:
                     "vocabulary": program.image.meta["vocabulary"]}
         steps = len(ids) - 1 + count
         if self.engine is None:
-            result = _reference(program).run(ids, steps, progress=pieces, **settings)
+            result = run_reference(_compiled(program, "engine reference"), ids, steps,
+                                   progress=pieces, **settings)
         else:
+            if check:
+                _compiled(program, "a check")
             result = self.engine.run(ids, steps, progress=pieces, trace=check, **settings)
         generation = self._generation(ids, result)
-        if check and result.fault is None:
-            from sim.compare import first_difference  # pulls in the reference: only when asked
-            generation.difference = first_difference(program.image, ids, steps, result, settings)
+        if check and self.engine is not None and result.fault is None:
+            generation.difference = first_difference(program.compiled, ids, result, **settings)
         return generation
 
     def _generation(self, ids: list, result: engines.RunResult) -> Generation:
@@ -340,6 +356,25 @@ class Session:
                           self.engine_name, program.config.name, program.config.macs_per_cycle,
                           useful / total if total else 0.0, result.seconds, result.simulated_hz,
                           str(result.fault) if result.fault else None)
+
+
+def _compiled(program: Program, what: str) -> Compiled:
+    """What the compiler knows of a program, needed for ``what``."""
+    if program.compiled is None:
+        raise MetronomeError(f"{what} needs the model, not only its image: "
+                             "give --model instead of --image")
+    return program.compiled
+
+
+def reference_logits(program: Program) -> Callable:
+    """A function from tokens [T] to the reference's logits [T, vocab], in `LOGIT_FRACTION`."""
+    compiled = _compiled(program, "the reference")
+
+    def logits(ids) -> np.ndarray:
+        reference = Reference(compiled.model, compiled.config)
+        return np.array([reference.step(int(token), position)
+                         for position, token in enumerate(ids)])
+    return logits
 
 
 class _Pieces:

@@ -13,23 +13,10 @@ from arch.faults import ScheduleError
 from arch.image import ImageError
 from arch.isa import IsaError
 from compiler.errors import MetronomeError
+from scripts.commands.common import CheckFailed
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 SCHEMA = 1
-
-
-class CheckFailed(Exception):
-    """A check did not hold: the message says where; the exit status is 1.
-
-    Parameters
-    ----------
-    result : dict or None
-        What ``--json`` prints all the same.
-    """
-
-    def __init__(self, message: str, result: dict | None = None):
-        super().__init__(message)
-        self.result = result
 
 
 class _Parser(argparse.ArgumentParser):

@@ -70,6 +70,8 @@ class RunResult:
         Cycles simulated, loading excluded.
     seconds : float
         Wall-clock time they took.
+    logits : dict of int to int16 array, or None
+        What the sampler took, by step; where the engine shows it and the run was traced.
     """
     tokens: list
     cycles: list
@@ -78,6 +80,7 @@ class RunResult:
     writes: np.ndarray | None
     simulated_cycles: int
     seconds: float
+    logits: dict | None = None
 
     @property
     def simulated_hz(self) -> float:

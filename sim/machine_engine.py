@@ -38,7 +38,7 @@ class MachineEngine(Engine):
         checked_run(self.config, prompt, steps, first)
         machine, began = self._machine, time.perf_counter()
         machine.tokens[:len(prompt)] = prompt
-        tokens, cycles, writes, fault = [], [], [], None
+        tokens, cycles, writes, logits, fault = [], [], [], {}, None
         for position in range(first, first + steps):
             given = position + 1 < len(prompt)
             try:
@@ -52,6 +52,8 @@ class MachineEngine(Engine):
             if trace:
                 writes += [(position - first, *write[:2], write[3], write[2], write[4])
                            for write in record.writes]
+                if record.logits is not None:
+                    logits[position - first] = record.logits
             if not given:
                 tokens.append(machine.sampled)
                 if position + 1 < self.config.context:
@@ -65,7 +67,7 @@ class MachineEngine(Engine):
             log = np.array(writes, write_log_type(self.config))
             log.sort(order=["step", "cycle", "bank"], kind="stable")
         return RunResult(tokens, cycles, list(cycles), fault, log, sum(cycles),
-                         time.perf_counter() - began)
+                         time.perf_counter() - began, logits if trace else None)
 
     def read_space(self, space: Space, address: int, count: int) -> np.ndarray:
         machine, config = self._machine, self.config

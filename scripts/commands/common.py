@@ -7,6 +7,20 @@ from arch.config import Config, profile
 from compiler.errors import MetronomeError
 
 
+class CheckFailed(Exception):
+    """A check did not hold: the message says where; the exit status is 1.
+
+    Parameters
+    ----------
+    result : dict or None
+        What ``--json`` prints all the same.
+    """
+
+    def __init__(self, message: str, result: dict | None = None):
+        super().__init__(message)
+        self.result = result
+
+
 def say(message: str) -> None:
     """A line for the person at the terminal."""
     print(f"metronome: {message}", file=sys.stderr, flush=True)

@@ -5,8 +5,7 @@ from tqdm import tqdm
 
 import metronome
 from compiler.errors import MetronomeError
-from scripts.cli import CheckFailed
-from scripts.commands.common import program_of, say
+from scripts.commands.common import CheckFailed, program_of, say
 
 
 def run(options) -> dict:

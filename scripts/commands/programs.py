@@ -10,8 +10,7 @@ from arch.image import MAGIC, Image
 from compiler.asm import assemble
 from compiler.disasm import disassemble
 from compiler.errors import MetronomeError
-from scripts.cli import CheckFailed
-from scripts.commands.common import read_text, say
+from scripts.commands.common import CheckFailed, read_text, say
 from sim import engine as engines
 
 
