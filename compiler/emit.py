@@ -8,7 +8,7 @@ from arch.config import Config
 from arch.isa import END_ALWAYS, END_IF_PROMPT, WAIT_BITS, Instruction
 from arch.queues import QUEUES
 from arch.timing import FIRST_ISSUE
-from compiler.errors import ModelError
+from compiler.errors import CapacityError
 from compiler.tasks import Affine, Program, Use
 
 #: Cycles of a step behind the last END, for the queue to have seen it.
@@ -105,7 +105,7 @@ def emit(program: Program, order: tuple, rows: list, config: Config) -> tuple:
 
     Raises
     ------
-    ModelError
+    CapacityError
         If a queue's program or parameters exceed their memory.
     """
     registers, words, params = [], {}, {}
@@ -138,7 +138,7 @@ def emit(program: Program, order: tuple, rows: list, config: Config) -> tuple:
         lengths[:, 0] = np.maximum(lengths[:, 0], np.add(emitter.last, END_MARGIN))
         words[queue], params[queue] = _encode(queue, emitter.entries, config, len(rows))
     if len(registers) > isa.COUNT_REGISTERS:
-        raise ModelError(f"the program needs {len(registers)} count registers, "
+        raise CapacityError(f"the program needs {len(registers)} count registers, "
                          f"the machine has {isa.COUNT_REGISTERS}")
     table = np.zeros((len(rows), 6), np.int64)
     for r in table_rows:
@@ -170,10 +170,10 @@ def _encode(queue, entries, config, rows):
             fields |= {"wait_param": 1, "wait": columns.index(waits)}
         words.append(isa.encode(queue, Instruction(entry.instruction.op, fields), config))
     if len(words) > config.depth_of(queue):
-        raise ModelError(f"queue {queue!r} of profile {config.name!r} holds "
+        raise CapacityError(f"queue {queue!r} of profile {config.name!r} holds "
                          f"{config.depth_of(queue)} instructions, the program has {len(words)}")
     if len(columns) > config.param_columns:
-        raise ModelError(f"queue {queue!r} of profile {config.name!r} holds "
+        raise CapacityError(f"queue {queue!r} of profile {config.name!r} holds "
                          f"{config.param_columns} delay parameters, the program has "
                          f"{len(columns)}")
     assert queue in QUEUES

@@ -7,3 +7,7 @@ class MetronomeError(Exception):
 
 class ModelError(MetronomeError):
     """A model or tokenizer file, or text given to it, that cannot be used."""
+
+
+class CapacityError(ModelError):
+    """A model that does not fit a machine: the message names the resource and the shortage."""

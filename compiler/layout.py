@@ -3,20 +3,18 @@ import dataclasses
 
 import numpy as np
 
-from arch.config import PROFILES, Config
-from compiler.errors import ModelError
+from arch.config import Config
+from compiler.errors import CapacityError, ModelError
 
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def too_large(config: Config, what: str, need: int, have: int) -> ModelError:
-    """The error for a model that does not fit: resource, shortage, and what may hold it."""
-    larger = [name for name, other in PROFILES.items() if other.weight_depth > config.weight_depth]
-    hint = f"; profile {' or '.join(repr(name) for name in larger)} may hold it" if larger else ""
-    return ModelError(f"profile {config.name!r} has {have} {what}, the model needs {need}, "
-                      f"{need - have} more{hint}")
+def too_large(config: Config, what: str, need: int, have: int) -> CapacityError:
+    """The error for a model that does not fit: resource and shortage."""
+    return CapacityError(f"profile {config.name!r} has {have} {what}, the model needs {need}, "
+                         f"{need - have} more")
 
 
 @dataclasses.dataclass(frozen=True)

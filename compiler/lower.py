@@ -18,14 +18,21 @@ from compiler.passes import (Acc, Const, Feed, Mem, Perm, ReadOut, TaskBuilder, 
 from compiler.quantise import NORM_POST, ROPE_FRACTION, QuantModel, eps_vector
 from compiler.tasks import ADD, READ, WRITE, N, Program
 
+#: Least cycles tried between the first step of the logits' matmul and its first drain.
+LOGIT_LAGS = (0, 24, 32, 40, 48, 56, 64, 72, 80, 96)
 #: Rows of the permutation table.
 SWAP, SPREAD_COS, SPREAD_SIN, BROADCAST = 0, 1, 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Lowered:
-    """Tasks and memory contents of a model on a machine."""
+    """Tasks and memory contents of a model on a machine.
+
+    ``epilogues`` holds the tasks behind the last layer once per candidate lag between the logits'
+    matmul and their requantisation; the program has the first.
+    """
     program: Program
+    epilogues: tuple
     patterns: np.ndarray
     constants: np.ndarray
     weights: np.ndarray
@@ -67,8 +74,8 @@ def hidden_chunks(tiles: int) -> list:
 
 
 class _Lowering:
-    def __init__(self, model: QuantModel, config: Config, logit_lag: int):
-        self.model, self.config, self.logit_lag = model, config, logit_lag
+    def __init__(self, model: QuantModel, config: Config):
+        self.model, self.config = model, config
         self.dims, self.heads = model.config, heads_of(model.config, config)
         if config.mem_banks != 4:
             raise ModelError(f"the decoder needs 4 MEM banks; profile {config.name!r} has "
@@ -510,7 +517,7 @@ class _Lowering:
                    Mem(self.x2), pre=layer.down.pre, post=layer.down.post,
                    into=[Mem(self.x), Mem(self.x2)], label="x_out")
 
-    def epilogue(self) -> tuple:
+    def epilogue(self, logit_lag: int) -> tuple:
         self.tasks, model = [], self.model
         self.norm("final", model.final_bias)
         source = self.x
@@ -519,15 +526,15 @@ class _Lowering:
             self.pass_("final gain", "MAC", self.x_tiles, Mem(self.x2), Const(self.gain),
                        pre=gain.pre, post=gain.post, into=[Mem(self.final)], label="final")
         self.joined("logits", self.m_classifier, self.m_logits, 0, self.v_tiles)
-        self._logits(source)
+        self._logits(source, logit_lag)
         return tuple(self.tasks)
 
-    def _logits(self, source):
+    def _logits(self, source, logit_lag):
         """All logits in one task: matmul, requantisation and sampling in lockstep."""
         config, tiles = self.config, self.v_tiles
         task = TaskBuilder(config, "logits")
         pace = max(self.x_steps, task.timing.sample_gap)
-        lag = max(self.x_steps + task.timing.matmul_to_drain, self.logit_lag)
+        lag = max(self.x_steps + task.timing.matmul_to_drain, logit_lag)
         at = lag + task.timing.drain
         ring = config.accumulators
         if lag // pace + 2 > ring:
@@ -556,8 +563,8 @@ class _Lowering:
         self._place()
         self.uniform = uniform(self.model)
         prologue, body = self.prologue(), self.body()
-        epilogue = self.epilogue()
-        program = Program(prologue, body, epilogue, len(self.model.layers), self.strides)
+        epilogues = tuple(self.epilogue(lag) for lag in LOGIT_LAGS)
+        program = Program(prologue, body, epilogues[0], len(self.model.layers), self.strides)
         heads, layers = self.heads, len(self.model.layers)
         kv_words = layers * (heads.k_vectors * self.config.groups * self.kv_tiles
                              + heads.v_vectors * self.v_words)
@@ -567,7 +574,7 @@ class _Lowering:
         if rope_packed(heads):
             patterns[SPREAD_COS] = lane % heads.size // 2
             patterns[SPREAD_SIN] = heads.size // 2 + lane % heads.size // 2
-        return Lowered(program, patterns, self.constants.finish(), self.weights.finish(),
+        return Lowered(program, epilogues, patterns, self.constants.finish(), self.weights.finish(),
                        kv_words, sum(self.mem.peak), heads)
 
 
@@ -589,18 +596,13 @@ def uniform(model: QuantModel):
     return first
 
 
-def lower(model: QuantModel, config: Config, logit_lag: int = 0) -> Lowered:
+def lower(model: QuantModel, config: Config) -> Lowered:
     """Tasks, weights and constants of a quantised model.
-
-    Parameters
-    ----------
-    logit_lag : int
-        Least cycles between the first step of the logits matmul and its first drain.
 
     Raises
     ------
     ModelError
         If the model does not fit the machine, with the resource and the shortage.
     """
-    return _Lowering(model, config, logit_lag).lower()
+    return _Lowering(model, config).lower()
 

@@ -4,19 +4,17 @@ import functools
 
 import numpy as np
 
-from arch.config import Config
+from arch.config import PROFILES, Config
 from arch.image import Image
 from compiler import calibrate
 from compiler.checkpoint import Checkpoint
 from compiler.emit import emit
+from compiler.errors import CapacityError, ModelError
 from compiler.layout import ceil_div
 from compiler.lower import Lowered, lower
 from compiler.quantise import QuantModel, quantise
-from compiler.schedule import Schedule, schedule
+from compiler.schedule import Schedule, finish_row, schedule
 from compiler.verify import verify_program
-
-#: Lags tried between matmul and drain of the logits, cycles.
-LOGIT_LAGS = (0, 24, 32, 40, 48, 56, 64, 72, 80, 96)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,22 +137,18 @@ def compile_quantised(model: QuantModel, config: Config, tries: int = 0) -> Comp
         If the model does not fit the machine.
     """
     rows = ceil_div(model.context, config.columns)
-    best = None
-    for lag in LOGIT_LAGS:
-        lowered = lower(model, config, lag)
-        verify_program(lowered.program, config)
-        if best is None:
-            order, schedules = schedule(lowered.program, config, rows, tries)
-        else:
-            # Only the epilogue differs, and its tasks keep their order.
-            order, _ = best[1], None
-            from compiler.schedule import solve_row
-            schedules = [solve_row(lowered.program, order, n, config)
-                         for n in range(1, rows + 1)]
-        total = sum(row.generate for row in schedules)
-        if best is None or total < best[3]:
-            best = lowered, order, schedules, total
-    lowered, order, schedules, _ = best
+    lowered = lower(model, config)
+    verify_program(lowered.program, config)
+    order, schedules = schedule(lowered.program, config, rows, tries)
+    best = lowered.program, schedules
+    for epilogue in lowered.epilogues[1:]:
+        # Only the timing inside of the last task differs: the order serves for all of them.
+        program = dataclasses.replace(lowered.program, epilogue=epilogue)
+        candidate = [finish_row(program, order, row, n, config)
+                     for n, row in enumerate(schedules, 1)]
+        if sum(row.generate for row in candidate) < sum(row.generate for row in best[1]):
+            best = program, candidate
+    lowered, schedules = dataclasses.replace(lowered, program=best[0]), best[1]
     words, params, table = emit(lowered.program, order, schedules, config)
     meta = {"context": model.context, "vocabulary": model.config.vocab_size,
             "layers": model.config.n_layers}
@@ -183,4 +177,19 @@ def compile_model(checkpoint: Checkpoint, config: Config, calibration_tokens=Non
     if calibration_tokens is None:
         calibration_tokens = calibrate.self_sampled(checkpoint, bos, seed)
     model = quantise(checkpoint, config, np.asarray(calibration_tokens), context)
-    return compile_quantised(model, config, tries)
+    try:
+        return compile_quantised(model, config, tries)
+    except CapacityError as error:
+        fits = [name for name in PROFILES if name != config.name and _fits(model, PROFILES[name])]
+        hint = (f"it fits profile {' or '.join(repr(name) for name in fits)}" if fits
+                else "it fits no profile")
+        raise CapacityError(f"{error}; {hint}") from None
+
+
+def _fits(model: QuantModel, config: Config) -> bool:
+    """Whether a model quantised for another machine has room on this one."""
+    try:
+        compile_quantised(model, config)
+    except ModelError:
+        return False
+    return True

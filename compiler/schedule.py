@@ -245,9 +245,8 @@ def orders(program: Program, config: Config, rows: int, tries: int = 0) -> tuple
 
 def solve_row(program: Program, order: tuple, n: int, config: Config) -> Schedule:
     """The schedule of row ``n - 1`` under given orders."""
-    times, memory, queues = timing(config), _Memory(), _Queues(config)
-    # Starts are relative to FIRST_ISSUE; the first issue of a queue can come no earlier.
-    pro = _solve(program.prologue, order[0], n, config, memory, queues, FIRST_ISSUE)
+    memory, queues = _Memory(), _Queues(config)
+    prologue = _solve(program.prologue, order[0], n, config, memory, queues, FIRST_ISSUE)
     relative, period = _section_length(program.body, order[1], n, config)
     shift = FIRST_ISSUE
     for index in order[1]:
@@ -255,19 +254,26 @@ def solve_row(program: Program, order: tuple, n: int, config: Config) -> Schedul
         shift = max(shift, memory.least_start(task, n) - relative[index],
                     queues.least_start(task, n) - relative[index])
     body = [start + shift for start in relative]
-    last = shift + (program.layers - 1) * period - shift
-    for index in order[1]:
-        memory.commit(program.body[index], n, body[index] + last)
-        queues.commit(program.body[index], n, body[index] + last)
-    ends = _completion(program.prologue, pro, n, times), _completion(
-        program.body, [start + last for start in body], n, times)
-    prompt = max(ends)
-    # A queue that looped needs its refill before the epilogue.
+    return finish_row(program, order, Schedule(prologue, body, [], period, 0, 0), n, config)
+
+
+def finish_row(program: Program, order: tuple, row: Schedule, n: int, config: Config) -> Schedule:
+    """Solve the epilogue behind a row's prologue and body."""
+    times, memory, queues = timing(config), _Memory(), _Queues(config)
+    last = [start + (program.layers - 1) * row.period for start in row.body]
+    for tasks, places, starts in ((program.prologue, order[0], row.prologue),
+                                  (program.body, order[1], last)):
+        for index in places:
+            memory.commit(tasks[index], n, starts[index])
+            queues.commit(tasks[index], n, starts[index])
+    prompt = max(_completion(program.prologue, row.prologue, n, times),
+                 _completion(program.body, last, n, times))
+    # A queue that looped needs its refill, and has an END to pass, before the epilogue.
     for queue in queues.last:
         queues.last[queue] += LOOP_WAIT_MIN - 1
-    epilogue = _solve(program.epilogue, order[2], n, config, memory, queues, FIRST_ISSUE)
+    epilogue = _solve(program.epilogue, order[2], n, config, memory, queues, FIRST_ISSUE + 1)
     generate = max(_completion(program.epilogue, epilogue, n, times), prompt)
-    return Schedule(pro, body, epilogue, period, generate, prompt)
+    return dataclasses.replace(row, epilogue=epilogue, generate=generate, prompt=prompt)
 
 
 def _completion(tasks, starts, n, times) -> int:
