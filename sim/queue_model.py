@@ -84,9 +84,9 @@ class _Queue:
         self.name, self.length, self.prompt, self.decoded = name, length, prompt, decoded
         params = image.params.get(name)
         known = params is not None and row < len(params)
-        self.params = params[row] if known else np.zeros(0, np.int64)
+        self.params = params[row] if known else ()
         self.param_columns = image.config.param_columns
-        self.counts = image.rows[row][:COUNT_REGISTERS]
+        self.counts = (image.rows[row] if row < len(image.rows) else [0] * 6)[:COUNT_REGISTERS]
         self.cursor, self.pc, self.base = 0, 0, 0
         self.loop_pc, self.rounds_left = None, 0
         self.jump_wait = None

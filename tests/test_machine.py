@@ -1,0 +1,598 @@
+"""The machine model: instruction vectors, faults with their cycles, and how a run goes."""
+import numpy as np
+import pytest
+
+from arch.faults import Fault, ScheduleError
+from arch.isa import UNITS, Control, Instruction, encode
+from arch.queues import Stream
+from compiler.asm import assemble
+from sim.checker import ProgramError, check_schedule, check_shape
+from sim.machine import Machine
+from tests import vectors
+
+VECTORS = vectors.load()
+HEAD = """
+.profile tiny
+.row * generate=60 prompt=60
+.const 0 1 2 3 4 5 6 7 8
+.const 1 1 1 1 1 1 1 1 1
+.weights 0 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1
+.weights 1 1
+"""
+
+
+def machine(source):
+    image = assemble(source)
+    loaded = Machine(image.config)
+    loaded.load(image)
+    return loaded
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector.name for vector in VECTORS])
+def test_vectors(vector):
+    loaded = machine(vector.source)
+    records = loaded.run(vector.prompt, vector.steps, first=vector.first,
+                         vocabulary=vector.vocabulary)
+    vectors.check(vector, [record.cycles for record in records],
+                  [record.token for record in records if record.token is not None],
+                  [(step, *write[:3]) for step, record in enumerate(records)
+                   for write in record.writes], loaded.read_mem)
+
+
+def test_vectors_cover_every_operation():
+    text = " ".join(vector.source for vector in VECTORS)
+    for unit in UNITS.values():
+        assert all(f" {op.name} " in text for op in unit.ops), unit.name
+    assert all(f"{control}" in text for control in Control.__members__)
+
+
+FAULTS = {
+    "operand": (Fault.OPERAND, 6, "w0", """
+        .queue const
+            READ at=5
+            END
+        .queue w0
+            WRITE at=6 x=CONST halves=3
+            END"""),
+    "operand_one_cycle_late": (Fault.OPERAND, 7, "w0", """
+        .queue const
+            READ at=4
+            END
+        .queue w0
+            WRITE at=7 x=CONST halves=3
+            END"""),
+    "operand_of_unused_vxm_source": (Fault.OPERAND, 6, "vxm", """
+        .queue const
+            READ at=4
+            END
+        .queue vxm
+            SILU at=6 a=CONST c=M0
+            END"""),
+    "operand_taken_again_when_the_half_wraps": (Fault.OPERAND, 8, "mxm", """
+        .queue const
+            READ at=4
+            END
+        .queue mxm
+            MATMUL at=6 n1=3 start=1 x0=CONST x1=CONST
+            END"""),
+    "operand_at_the_sampler": (Fault.OPERAND, 22, "sample", """
+        .queue const
+            READ at=19
+            END
+        .queue sample
+            ARGMAX at=4 x=CONST
+            END"""),
+    "collision_acc": (Fault.COLLISION, 19, "kv", """
+        .queue const
+            READ at=4
+            END
+        .queue mxm
+            MATMUL at=6 start=1 x0=CONST x1=CONST
+            END
+        .queue drain
+            DRAIN at=18
+            END
+        .queue kv
+            READ_OUT at=13 n1=2
+            END"""),
+    "collision_red": (Fault.COLLISION, 16, "red", """
+        .queue const
+            READ at=4
+            READ at=9
+            END
+        .queue red
+            RECIP at=6 x=CONST
+            SUM at=11 x=CONST
+            END"""),
+    "conflict_write_k": (Fault.CONFLICT, 10, "kv", """
+        .queue const
+            READ at=4 n1=6
+            END
+        .queue mxm
+            MATMUL at=9 start=1 x0=CONST x1=CONST address=7
+            END
+        .queue kv
+            WRITE_K at=6 x=CONST address=7
+            WRITE_K at=9 x=CONST address=7
+            END"""),
+    "conflict_write_v_with_the_last_tile": (Fault.CONFLICT, 8, "kv", """
+        .queue const
+            READ at=4 n1=6
+            END
+        .queue mxm
+            MATMUL at=7 start=1 x0=CONST x1=CONST address=0
+            END
+        .queue kv
+            WRITE_V at=7 x=CONST address=0
+            END"""),
+    "conflict_sampler": (Fault.CONFLICT, 7, "sample", """
+        .queue const
+            READ at=20 n1=2 d1=3
+            END
+        .queue sample
+            ARGMAX at=4 n1=2 d1=3 x=CONST
+            END"""),
+    "address_mem": (Fault.ADDRESS, 8, "w1", """
+        .queue const
+            READ at=4 n1=4
+            END
+        .queue w1
+            WRITE at=6 n1=4 s1=1 address=62 x=CONST halves=3
+            END"""),
+    "address_below_zero": (Fault.ADDRESS, 5, "const", """
+        .queue const
+            READ at=4 n1=2 s1=-1
+            END"""),
+    "address_by_token": (Fault.ADDRESS, 4, "const", """
+        .const 127 0
+        .queue const
+            READ at=4 index=TOKEN address=126
+            END"""),
+    "address_of_accumulator": (Fault.ADDRESS, 7, "mxm", """
+        .queue const
+            READ at=4 n1=2
+            END
+        .queue mxm
+            MATMUL at=6 n2=2 start=1 x0=CONST x1=CONST accumulator=15
+            END"""),
+    "encoding_source": (Fault.ENCODING, 6, "w0", """
+        .queue w0
+            WRITE at=6 x=LINK0 halves=3
+            END"""),
+    "encoding_no_source": (Fault.ENCODING, 6, "red", """
+        .queue red
+            SUM at=6
+            END"""),
+    "encoding_order": (Fault.ENCODING, 6, "mxm", """
+        .queue const
+            READ at=4
+            END
+        .queue mxm
+            MATMUL at=6 order=3 start=1 x0=CONST x1=CONST
+            END"""),
+    "encoding_index": (Fault.ENCODING, 4, "const", """
+        .queue const
+            READ at=4 index=3
+            END"""),
+    "encoding_end": (Fault.ENCODING, 5, "perm", """
+        .queue perm
+            END wait=5 n1=3"""),
+    "encoding_missing_end": (Fault.ENCODING, 5, "const", """
+        .queue const
+            READ at=4"""),
+    "encoding_opcode": (Fault.ENCODING, 9, "const", """
+        .queue const
+            NOP wait=4
+            .word 0xAF""" "\n            END"),
+    "encoding_loop_before_program": (Fault.ENCODING, 9, "const", """
+        .queue const
+            READ at=4
+            LOOP n1=2 n2=2 wait=5
+            END"""),
+    "encoding_nested_loops": (Fault.ENCODING, 18, "const", """
+        .queue const
+            READ at=4
+            LOOP n1=2 n2=1 wait=4
+            READ wait=4
+            LOOP n1=2 n2=3 wait=6
+            END"""),
+    "underrun_first": (Fault.UNDERRUN, 3, "const", """
+        .queue const
+            READ at=3
+            END"""),
+    "underrun_loop": (Fault.UNDERRUN, 7, "const", """
+        .queue const
+            READ at=4
+            LOOP n1=2 n2=1 wait=3
+            END"""),
+    "underrun_count": (Fault.UNDERRUN, 5, "const", """
+        .queue const
+            READ wait=5 n1=#3
+            END"""),
+    "underrun_parameter": (Fault.UNDERRUN, 4, "const", """
+        .param const * 0
+        .queue const
+            READ at=4
+            READ wait=$P0
+            END"""),
+    "length_of_a_queue": (Fault.LENGTH, 59, "const", """
+        .queue const
+            READ at=4
+            END wait=56"""),
+    "length_of_a_result": (Fault.LENGTH, 59, "const", """
+        .queue const
+            READ at=58
+            END"""),
+    "length_of_repeats": (Fault.LENGTH, 59, "const", """
+        .queue const
+            READ at=4 n1=100
+            END"""),
+    "length_of_the_sampler": (Fault.LENGTH, 59, "sample", """
+        .queue const
+            READ at=46
+            END
+        .queue sample
+            ARGMAX at=30 x=CONST
+            END"""),
+    "unwritten_mem": (Fault.UNWRITTEN, 6, "r0", """
+        .queue const
+            READ at=4
+            END
+        .queue w0
+            WRITE at=6 x=CONST halves=3
+            END
+        .queue r0
+            READ at=6
+            END"""),
+    "unwritten_half": (Fault.UNWRITTEN, 8, "r0", """
+        .queue const
+            READ at=4
+            END
+        .queue w0
+            WRITE at=6 x=CONST halves=1
+            END
+        .queue r0
+            READ at=8
+            END"""),
+    "unwritten_constant": (Fault.UNWRITTEN, 5, "const", """
+        .queue const
+            READ at=4 n1=2 s1=2
+            END"""),
+    "unwritten_accumulator": (Fault.UNWRITTEN, 13, "drain", """
+        .queue const
+            READ at=4
+            END
+        .queue mxm
+            MATMUL at=6 start=1 x0=CONST x1=CONST
+            END
+        .queue drain
+            DRAIN at=13
+            END"""),
+    "unwritten_accumulator_added_to": (Fault.UNWRITTEN, 6, "mxm", """
+        .queue const
+            READ at=4
+            END
+        .queue mxm
+            MATMUL at=6 x0=CONST x1=CONST
+            END"""),
+    "unwritten_weights": (Fault.UNWRITTEN, 6, "mxm", """
+        .queue const
+            READ at=4
+            END
+        .queue mxm
+            MATMUL at=6 start=1 address=2 x0=CONST x1=CONST
+            END"""),
+    "unwritten_weights_until_later_in_the_step": (Fault.UNWRITTEN, 6, "mxm", """
+        .queue const
+            READ at=4 n1=9
+            END
+        .queue mxm
+            MATMUL at=6 start=1 address=2 x0=CONST x1=CONST
+            END
+        .queue kv
+            WRITE_K at=8 x=CONST address=2
+            END"""),
+    "unwritten_read_out": (Fault.UNWRITTEN, 5, "kv", """
+        .queue kv
+            READ_OUT at=4 n1=2 address=1 s1=1
+            END"""),
+    "first_cycle_wins": (Fault.ADDRESS, 5, "const", """
+        .queue const
+            READ at=4 n1=2 s1=-1
+            END
+        .queue w0
+            WRITE at=9 x=M1 halves=3
+            END"""),
+    "lowest_cause_wins": (Fault.OPERAND, 9, "w1", """
+        .queue w0
+            WRITE at=9 x=LINK1 halves=3
+            END
+        .queue w1
+            WRITE at=9 x=M1 halves=3
+            END"""),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault(name):
+    fault, cycle, queue, body = FAULTS[name]
+    loaded = machine(HEAD + body)
+    with pytest.raises(ScheduleError) as caught:
+        loaded.run([5], 1)
+    error = caught.value
+    assert (error.fault, error.cycle, error.queue) == (fault, cycle, queue), error
+    assert "generate step at position 0" in str(error)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_checker_refuses_the_same(name):
+    fault, cycle, queue, body = FAULTS[name]
+    image = assemble(HEAD + body)
+    if name == "address_by_token":
+        # The token is data; see `sim.checker.TOKEN`.
+        check_schedule(image)
+        return
+    with pytest.raises(ScheduleError) as caught:
+        check_schedule(image)
+    assert (caught.value.fault, caught.value.cycle, caught.value.queue) == (fault, cycle, queue)
+
+
+def test_every_static_fault_has_a_case():
+    covered = {entry[0] for entry in FAULTS.values()}
+    assert covered == set(Fault) - {Fault.NONE, Fault.PARITY}
+
+
+# Legal by one cycle: the neighbours of the faults above.
+LEGAL = {
+    "kv_write_to_matmul": """
+        .queue const
+            READ at=4 n1=8
+            END
+        .queue mxm
+            MATMUL at=8 start=1 x0=CONST x1=CONST address=0
+            END
+        .queue kv
+            WRITE_K at=6 x=CONST address=0
+            END""",
+    "matmul_to_kv_write": """
+        .queue const
+            READ at=4 n1=8
+            END
+        .queue mxm
+            MATMUL at=6 start=1 x0=CONST x1=CONST address=0
+            END
+        .queue kv
+            WRITE_K at=8 x=CONST address=0
+            WRITE_V wait=1 x=CONST address=0
+            END""",
+    "matmul_to_drain": """
+        .queue const
+            READ at=4
+            END
+        .queue mxm
+            MATMUL at=6 start=1 x0=CONST x1=CONST
+            END
+        .queue drain
+            DRAIN at=14
+            END""",
+    "sampler": """
+        .queue const
+            READ at=20 n1=2 d1=4
+            END
+        .queue sample
+            ARGMAX at=4 n1=2 d1=4 x=CONST
+            END""",
+    "last_cycle": """
+        .queue const
+            READ at=57
+            END wait=2
+        .queue w0
+            WRITE at=59 x=CONST halves=3
+            END n1=ALWAYS wait=1""",
+    "rounds": """
+        .queue const
+            READ at=4
+            LOOP n1=2 n2=1 wait=4
+            END""",
+}
+
+
+@pytest.mark.parametrize("name", LEGAL)
+def test_legal(name):
+    body = LEGAL[name]
+    if name == "last_cycle":
+        # END of the second queue would be on cycle 60.
+        with pytest.raises(ScheduleError):
+            check_schedule(assemble(HEAD + body))
+        body = body.replace("at=57", "at=56").replace("at=59", "at=58")
+    image = assemble(HEAD + body)
+    check_schedule(image)
+    loaded = Machine(image.config)
+    loaded.load(image)
+    assert [record.cycles for record in loaded.run([0, 0], 3)] == [60, 60, 60]
+
+
+KV_ORDER = """
+.profile tiny
+.row * generate=60 prompt=60
+.const 0 1 2 3 4 5 6 7 8
+.queue const
+    READ at=4 n1=40
+    END
+.queue kv
+    WRITE_{} at={} x=CONST address=10 index=POSITION index_shift={}
+    END
+.queue mxm
+    MATMUL at=20 n1={} s1=1 start=1 x0=CONST x1=CONST address=10
+    END
+"""
+
+
+def test_v_words_of_the_row_may_be_read_before_they_are_written():
+    # Positions 0 to 3 write row 0 to 3 of word 10, positions 4 to 7 those of word 11: at position 0
+    # word 11 was never written, and its activations are 0 in a program that means well.
+    image = assemble(KV_ORDER.format("V", 10, 2, 2).replace(".row *", ".row 0"))
+    check_schedule(image)
+    loaded = Machine(image.config)
+    loaded.load(image)
+    loaded.run([0], 8)
+    assert loaded.read_weights(11).tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]] * 4
+    # Word 12 belongs to the next row.
+    with pytest.raises(ScheduleError, match="never written"):
+        check_schedule(assemble(KV_ORDER.format("V", 10, 2, 3).replace(".row *", ".row 0")))
+
+
+@pytest.mark.parametrize("kind, shift", [("K", 3), ("V", 2)])
+def test_read_before_the_write_of_this_step(kind, shift):
+    with pytest.raises(ScheduleError, match="later in this step") as caught:
+        check_schedule(assemble(KV_ORDER.format(kind, 30, shift, 1)))
+    assert caught.value.fault is Fault.UNWRITTEN
+
+
+def test_a_matmul_in_flight_sees_the_write_that_its_wave_meets_later():
+    # WRITE_V to row 3 (pair 1) happens on cycle 9. A MATMUL issued on 9 reads pair 1 of tile 0 on
+    # 10 and sees it; one issued on 6 has read the last of pair 1 on 8 and does not.
+    source = HEAD.replace("weights 1 1", "weights 1 0") + """
+        .queue const
+            READ at=4 n1=8 address=1
+            END
+        .queue mxm
+            MATMUL at=6 n1=2 d1=3 order=HOLD start=1 x0=CONST x1=CONST
+            END
+        .queue kv
+            WRITE_V at=8 x=CONST
+            END
+        .queue drain
+            DRAIN at=30 n1=2
+            END
+        .queue w0
+            WRITE at=31 n1=2 s1=1 x=ACC halves=3
+            END"""
+    source = source.replace(".const 1 1 1 1 1 1 1 1 1", ".const 1 9 9 9 9 9 9 9 9")
+    loaded = machine(source)
+    loaded.run([0] * 4, 1, first=3)
+    assert loaded.read_mem(0, 0).tolist() == [36] * 8
+    assert loaded.read_mem(0, 1).tolist() == [27 + 81] * 8
+
+
+def test_addresses_that_depend_on_the_token_are_checked_when_it_is_known():
+    loaded = machine(HEAD + """
+        .queue const
+            READ at=4 index=TOKEN
+            END""")
+    loaded.run([0, 1], 2)
+    with pytest.raises(ScheduleError, match="constant 2 is not loaded"):
+        loaded.run([2], 1)
+
+
+def test_state_survives_between_runs():
+    source = HEAD + """
+        .queue const
+            READ at=4 index=POSITION
+            END
+        .queue w0
+            WRITE at=6 x=CONST halves=3
+            END n1=PROMPT
+            END
+        .queue r0
+            READ at=8
+            END"""
+    loaded = machine(source)
+    loaded.run([0, 0], 2)
+    assert loaded.read_mem(0, 0).tolist() == [1] * 8
+    assert loaded.read_mem(0, 1).tolist() == [0] * 8
+
+
+SAMPLER = HEAD + """
+    .queue const
+        READ at=20 n1=2 d1=4 address=0
+        END
+    .queue sample
+        END n1=PROMPT wait=4
+        ARGMAX at=4 n1=2 d1=4 x=CONST
+        END
+"""
+
+
+def test_run_feeds_tokens_back_and_stops():
+    loaded = machine(SAMPLER.replace("END n1=PROMPT wait=4\n        ARGMAX at=4",
+                                     "NOP wait=4\n    END n1=PROMPT\n     ARGMAX wait=5")
+                     .replace("at=20", "at=26"))
+    records = loaded.run([3, 9, 4], 6, vocabulary=16)
+    assert [(record.position, record.token_in, record.prompt, record.token)
+            for record in records] == [(0, 3, True, None), (1, 9, True, None), (2, 4, False, 7),
+                                       (3, 7, False, 7), (4, 7, False, 7), (5, 7, False, 7)]
+    assert len(loaded.run([3, 9, 4], 6, vocabulary=16, stop=7)) == 3
+    assert len(loaded.run([3], 100, vocabulary=16)) == 32
+    assert records[2].logits.tolist() == [1, 2, 3, 4, 5, 6, 7, 8] * 2
+
+
+def test_sampling_with_noise_follows_the_seed():
+    body = SAMPLER.replace("END n1=PROMPT wait=4\n        ", "")
+    loaded = machine(body)
+    drawn = [loaded.run_step(position, 0, seed=1 << 40 | 7, inverse_temperature=4096,
+                             vocabulary=16).token for position in range(32)]
+    assert len(set(drawn)) > 8
+    again = [loaded.run_step(position, 0, seed=1 << 40 | 7, inverse_temperature=4096,
+                             vocabulary=16).token for position in range(32)]
+    assert drawn == again
+    other = [loaded.run_step(position, 0, seed=1 << 41 | 7, inverse_temperature=4096,
+                             vocabulary=16).token for position in range(32)]
+    assert drawn != other
+
+
+def test_write_log_and_watched_streams():
+    loaded = machine(VECTORS[0].source)
+    record = loaded.run_step(0, 0, watch=(Stream.CONST,))
+    cycle, bank, address, halves, lanes = record.writes[1]
+    assert (cycle, bank, address, halves) == (7, 0, 2, 2)
+    assert lanes.dtype == np.int16 and lanes.tolist() == [0, 0, 0, 0, -5, -6, -7, -8]
+    assert [(cycle, stream) for cycle, stream, _ in record.streams] == [
+        (cycle, Stream.CONST) for cycle in (6, 7, 12, 14, 19, 21)]
+    assert record.streams[0][2].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"program": {"r7": [0]}}, "has no queue 'r7'"),
+    ({"program": {"perm": [0] * 65}}, "queue perm has 65 instructions, its program memory holds 64"),
+    ({"program": {"perm": [1 << 100]}}, "queue perm has a word of more than"),
+    ({"params": {"perm": np.zeros((5, 2), int)}}, "delay parameters of perm are 5 x 2"),
+    ({"params": {"send": np.zeros((1, 2), int)}}, "delay parameters for a queue 'send'"),
+    ({"rows": np.zeros((5, 6), int)}, "rows are 5 x 6, at most 4 x 6 fit"),
+    ({"constants": np.zeros((129, 8), np.int16)}, "constants are 129 x 8, at most 128 x 8 fit"),
+    ({"weights": np.zeros((1, 8, 8), np.int8)}, "weights are 1 x 8 x 8"),
+    ({"patterns": np.full((1, 8), 8)}, "a pattern names a lane outside 0 to 7"),
+])
+def test_an_image_that_does_not_fit(change, message):
+    image = assemble(HEAD)
+    for name, value in change.items():
+        setattr(image, name, value)
+    with pytest.raises(ProgramError, match=message):
+        check_shape(image)
+
+
+def test_load_refuses_another_machine():
+    image = assemble(HEAD)
+    with pytest.raises(ValueError, match="differs from this machine's 'tiny'"):
+        Machine(image.config.replace(vxm_stages=1)).load(image)
+
+
+@pytest.mark.parametrize("stages, cycle", [("const_stages=1", 7), ("const_stages=3", 9)])
+def test_extra_stages_delay_results(stages, cycle):
+    source = HEAD.replace("tiny", f"tiny {stages}") + f"""
+        .queue const
+            READ at=4
+            END
+        .queue w0
+            WRITE at={cycle} x=CONST halves=3
+            END"""
+    check_schedule(assemble(source))
+    with pytest.raises(ScheduleError):
+        check_schedule(assemble(source.replace(f"at={cycle}", f"at={cycle - 1}")))
+
+
+def test_reserved_opcode_keeps_its_wait():
+    word = encode("const", Instruction("NOP", {"wait": 9}), assemble(HEAD).config) & ~15
+    with pytest.raises(ScheduleError) as caught:
+        machine(HEAD + f".queue const\n.word {word:#x}\n").run([0], 1)
+    assert (caught.value.fault, caught.value.cycle) == (Fault.ENCODING, 9)
