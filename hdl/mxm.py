@@ -148,7 +148,7 @@ class Mxm(wiring.Component):
             Cat(tile.o_parity for tile in self._tiles).any())
 
     def _accumulate(self, m, step):
-        """Cycle t + 4 + pairs + mxm_stages + c: tile c adds. A drain reads on its cycle of issue."""
+        """Cycle t + 4 + pairs + mxm_stages + c: tile c adds; a drain reads when issued."""
         config, issue, causes = self._config, self.issue_drain, self.fault_drain.causes
         per_half = len(self._tiles) // FEEDS
         control = Cat(step.start, step.index)

@@ -1,80 +1,18 @@
-"""The MXM slice against numpy: every sum and every fault on its cycle."""
-
+"""Matmuls and drains of the MXM slice against numpy: every sum on its cycle."""
 import numpy as np
 import pytest
 
 from arch.config import profile
-from arch.faults import Fault
 from arch.hostmap import weight_address
 from arch.isa import Order
 from arch.queues import Stream
 from arch.timing import timing
-from hdl.signatures import streams_of
 from tests.hdl import ecp5_models
-from tests.hdl.mxm_bench import MxmBench, Reference, check, expand, takes
-
-TINY = profile("tiny").replace(weight_depth=48)
-STAGED = TINY.replace(mxm_stages=3, drain_stages=2, activation_bits=10)
-FLAT = TINY.replace(mxm_stages=1, rows=8, columns=8, tile_columns=4)
-DEEP = TINY.replace(rows=2, columns=8, tile_columns=1, weight_depth=37, accumulators=4)
-EDGES = [0, 1, -1, 127, 128, -128, -129, 511, 512, -512, 32767, -32768, -32767]
+from tests.hdl.mxm_bench import MxmBench, check, expand, takes
+from tests.hdl.mxm_programs import CONFIGS, TINY, random_kv, random_program, random_weights
 
 
-def random_weights(rng, config):
-    return rng.integers(-127, 128, (config.weight_depth, config.rows, config.columns))
-
-
-def random_lanes(rng, config, wide=False):
-    lanes = rng.integers(-(1 << 15), 1 << 15, config.lanes) >> rng.integers(0, 12, config.lanes)
-    lanes = np.where(rng.random(config.lanes) < 0.2, rng.choice(EDGES, config.lanes), lanes)
-    return lanes + (rng.integers(-99, 99, config.lanes) << 16 if wide else 0)
-
-
-def feed(bench, rng, cycle, source):
-    if Stream(source) not in bench.streams[cycle]:
-        wide = source in (Stream.ACC, Stream.VXM)
-        bench.stream(cycle, Stream(source), random_lanes(rng, bench.config, wide))
-
-
-def random_matmul(bench, rng, cycle):
-    """One MATMUL with its operands; returns the cycle after its last issue."""
-    config = bench.config
-    order = int(rng.integers(0, 3))
-    n1, n2 = int(rng.integers(1, 7)), int(rng.integers(1, 5))
-    sources = [int(source) for source in rng.choice(streams_of(config), 2)]
-    fields = {"order": order, "n1": n1, "n2": n2, "x0": sources[0], "x1": sources[1],
-              "d1": int(rng.choice([1, 1, 2])), "d2": int(rng.choice([1, 1, 3])),
-              "start": int(rng.integers(0, 2)), "half0": int(rng.integers(0, 4)),
-              "shift": int(rng.integers(0, 16) if rng.random() < 0.5 else rng.integers(0, 6)),
-              "accumulator": int(rng.integers(0, config.accumulators)),
-              "s1": 0 if order == Order.HOLD else int(rng.integers(0, 3)),
-              "s2": int(rng.integers(0, 3))}
-    room = config.weight_depth - (n1 - 1) * fields["s1"] - (n2 - 1) * fields["s2"]
-    fields["address"] = int(rng.integers(0, room))
-    for at, issue in expand(cycle, **fields):
-        bench.issue(at, "mxm", "MATMUL", **issue)
-        if takes(config, issue):
-            for source in sources:
-                feed(bench, rng, at, source)
-    return at + 1
-
-
-def random_program(config, seed, length=260, vendor=False, weights=None):
-    """MATMULs back to back or with gaps, and drains on any cycle, sums complete or not."""
-    rng = np.random.default_rng(seed)
-    bench = MxmBench(config, random_weights(rng, config) if weights is None else weights, vendor)
-    cycle = 2
-    while cycle < length:
-        cycle = random_matmul(bench, rng, cycle + int(rng.choice([0, 0, 1, 4])))
-    for at in range(2, length + 30):
-        if rng.random() < 0.6:
-            bench.issue(at, "drain", "DRAIN", j=int(rng.integers(0, 8)),
-                        accumulator=int(rng.integers(0, config.accumulators)))
-    return bench, rng, cycle + 40
-
-
-@pytest.mark.parametrize("config", [TINY, STAGED, FLAT, DEEP],
-                         ids=["tiny", "staged", "flat", "deep"])
+@CONFIGS
 def test_random_matmuls(config):
     bench, _, cycles = random_program(config, 1)
     assert len(check(bench, cycles)) > 100
@@ -154,54 +92,24 @@ def test_weights_held():
                                   x[:, 4:] @ weights[7])
 
 
-# The second port.
-
-
-def random_kv(bench, rng, length):
-    """Writes and read-outs all over the step, wherever the reference sees no conflict."""
-    config, at = bench.config, 1
-    while at < length:
-        op = str(rng.choice(["WRITE_K", "WRITE_V", "READ_OUT"]))
-        count = int(rng.integers(1, 2 * config.groups + 1))
-        fields = {"address": int(rng.integers(0, config.weight_depth - count)), "s1": 1,
-                  "d1": int(rng.choice([1, 1, 2])), "n1": count, "half0": int(rng.integers(0, 4))}
-        for cycle, issue in expand(at, **fields):
-            source = int(rng.choice(streams_of(config)))
-            bench.issue(cycle, "kv", op, x=source, **issue)
-            if op != "READ_OUT":
-                feed(bench, rng, cycle, source)
-        at = cycle + int(rng.integers(1, 12))
-
-
-@pytest.mark.parametrize("config", [TINY, STAGED, FLAT, DEEP],
-                         ids=["tiny", "staged", "flat", "deep"])
-def test_random_writes_and_read_outs(config):
-    rng = np.random.default_rng(5)
-    bench = MxmBench(config, random_weights(rng, config))
-    bench.position = int(rng.integers(0, config.context))
-    bench.token = int(rng.integers(0, config.vocab_max))
-    random_kv(bench, rng, 400)
-    assert len(check(bench, 420)) > 10
-
-
-@pytest.mark.parametrize("config", [TINY, STAGED, FLAT, DEEP],
-                         ids=["tiny", "staged", "flat", "deep"])
-@pytest.mark.parametrize("position", [0, 7, 13])
-def test_writes_among_matmuls(config, position):
-    """Whatever is written is used by steps before, during and after; what conflicts is left out."""
-    bench, rng, cycles = random_program(config, position)
-    bench.position = bench.token = position
-    at = 3
-    while at < 250:
-        op, address = str(rng.choice(["WRITE_K", "WRITE_V"])), int(rng.integers(0, 24))
-        bench.issue(at, "kv", op, address=address, x=Stream.M3, half0=int(rng.integers(0, 4)))
-        if any(fault == Fault.CONFLICT for _, _, fault in Reference(bench).run(cycles)[1]):
-            for name, (signal, _, idle) in list(bench._schedule[at].items()):
-                if signal.name.startswith("issue_kv"):
-                    del bench._schedule[at][name]
-            del bench.issues["kv"][at]
-        else:
-            feed(bench, rng, at, Stream.M3)
-        at += int(rng.integers(1, 9))
-    assert len(bench.issues["kv"]) > 20
-    check(bench, cycles)
+@pytest.mark.parametrize("depth", [16, 2100])
+def test_vendor_cells(depth, monkeypatch):
+    """The same on models of the primitives, the weights loaded through the host port."""
+    ecp5_models.install(monkeypatch)
+    config = TINY.replace(weight_depth=depth)
+    # The deep bank has a boundary between its blocks at 2048.
+    lowest = max(0, depth - 64)
+    used = range(lowest, depth)
+    weights = np.zeros((depth, config.rows, config.columns), np.int64)
+    weights[used] = random_weights(np.random.default_rng(13), config)[used]
+    loads = [(weight_address(config, word, column, pair),
+              weights[word, 2 * pair:2 * pair + 2, column]) for word in used
+             for column in range(config.columns) for pair in range(config.pairs)]
+    bench, rng, cycles = random_program(config, 13, 120, vendor=True, weights=weights,
+                                        first=len(loads) + 2, lowest=lowest)
+    for at, (address, (low, high)) in enumerate(loads):
+        bench.host(at, address, int(low) & 255 | (int(high) & 255) << 8)
+    bench.position, bench.token = 11, 13
+    random_kv(bench, rng, 60, cycles, lowest)
+    acc = check(bench, cycles + 80)
+    assert len(acc) > 60 and sum(lanes.any() for lanes in acc.values()) > 40
