@@ -1,0 +1,148 @@
+"""Yosys and nextpnr for ECP5: cells, memories and timing of the machine or of one slice.
+
+Ref: the flow of the open ECP5 tools, synth_ecp5 and nextpnr-ecp5.
+"""
+import collections
+import json
+import pathlib
+import re
+import statistics
+
+from arch.config import Config
+from compiler.errors import MetronomeError
+from sim import toolchain
+
+TOP = "top"
+DEVICE = ("--85k", "--package", "CABGA381", "--speed", "6")
+#: The clock that placement aims at, in MHz.
+TARGET_MHZ = 100
+RAM_CELLS = ("DP16KD", "PDPW16KD", "TRELLIS_DPR16X4")
+_SYNTHESISE = """\
+read_rtlil {top}.il
+chformal -remove
+delete */t:$print
+hierarchy -top {top}
+tee -q -o declared.txt dump m:*
+# Yosys 0.70 fails in ABC9 on some hierarchies when public wire names stay; cells keep theirs.
+rename -hide w:*
+synth_ecp5 -top {top} -json netlist.json
+"""
+_DECLARED = re.compile(r"memory width (\d+) size (\d+) (\S+)")
+
+
+def units() -> dict:
+    """What can be synthesised alone: name to a function of config and vendor.
+
+    ``chip`` is the whole machine.
+    """
+    from hdl.chip import Chip
+    from hdl.icu import InstructionQueue
+    from hdl.mem import ConstBank, MemBank
+    from hdl.mxm import Mxm
+    from hdl.vxm import Vxm
+    return {
+        "chip": lambda config: Chip(config=config, vendor=True),
+        "mxm": lambda config: Mxm(config=config, vendor=True),
+        "vxm": lambda config: Vxm(config=config, vendor=True),
+        "mem": lambda config: MemBank(config=config, bank=0, vendor=True),
+        "const": lambda config: ConstBank(config=config, vendor=True),
+        "icu": lambda config: InstructionQueue(config=config, queue="mxm"),
+    }
+
+
+def synthesise(config: Config, unit: str, folder: pathlib.Path) -> dict:
+    """Synthesise a unit in ``folder``; returns cells by type and the fate of every memory.
+
+    Raises
+    ------
+    MetronomeError
+        If the unit does not exist or Yosys fails.
+    """
+    from amaranth.back import rtlil
+    known = units()
+    if unit not in known:
+        raise MetronomeError(f"unknown unit {unit!r}; there are {', '.join(known)}")
+    text = rtlil.convert(known[unit](config), name=TOP, emit_src=False)
+    (folder / f"{TOP}.il").write_text(text)
+    (folder / "synth.ys").write_text(_SYNTHESISE.format(top=TOP))
+    done = toolchain.yosys().run("-q", "-l", "yosys.log", "synth.ys", cwd=folder)
+    if done.returncode:
+        complaint = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
+        raise MetronomeError(f"Yosys failed: {(complaint or ['no message'])[0]}")
+    netlist = json.loads((folder / "netlist.json").read_text())
+    cells = netlist["modules"][TOP]["cells"]
+    declared = declared_memories((folder / "declared.txt").read_text())
+    return {"cells": dict(sorted(collections.Counter(
+                cell["type"] for cell in cells.values() if cell["type"] != "$scopeinfo").items())),
+            "memories": memory_cells(declared, cells)}
+
+
+def declared_memories(dump: str) -> dict:
+    """Memories of a design before mapping, ``{path: (width, depth)}``, from Yosys's dump."""
+    found, module = {}, ""
+    for line in dump.splitlines():
+        words = line.split()
+        if words[:1] == ["module"]:
+            module = words[1].lstrip("\\")
+        match = _DECLARED.search(line)
+        if match:
+            path = module.split(".")[1:] + [match[3].lstrip("\\")]
+            found[".".join(path)] = (int(match[1]), int(match[2]))
+    return found
+
+
+def memory_cells(declared: dict, cells: dict) -> dict:
+    """Declared memories with the cells that each became, by the names Yosys gives the cells.
+
+    A memory without RAM cells became flip-flops and logic. Block RAM that the hardware instantiates
+    itself counts as a memory named after its place.
+    """
+    found = {name: {"width": width, "depth": depth, "cells": {}}
+             for name, (width, depth) in declared.items()}
+    for cell, content in cells.items():
+        kind = content["type"]
+        if kind not in RAM_CELLS:
+            continue
+        name = cell.lstrip("\\")
+        owner = next((memory for memory in _prefixes(name) if memory in found), None)
+        if owner is None:
+            owner = name.rpartition(".")[0]
+            found.setdefault(owner, {"width": None, "depth": None, "cells": {}})
+        counts = found[owner]["cells"]
+        counts[kind] = counts.get(kind, 0) + 1
+    return dict(sorted(found.items()))
+
+
+def _prefixes(name: str):
+    """Dotted prefixes of a cell's name, longest first."""
+    parts = re.split(r"[.\[]", name)
+    joined = name
+    for _ in parts:
+        joined = re.sub(r"[.\[][^.\[]*$", "", joined)
+        yield joined
+
+
+def place(folder: pathlib.Path, seed: int, whole: bool) -> dict:
+    """Place and route the netlist in ``folder``; returns fmax in MHz by clock and utilisation.
+
+    Raises
+    ------
+    MetronomeError
+        If the design does not fit or cannot be routed.
+    """
+    report = folder / f"report-{seed}.json"
+    context = () if whole else ("--out-of-context",)
+    done = toolchain.nextpnr().run(*DEVICE, *context, "--freq", TARGET_MHZ, "--seed", seed,
+                                   "--json", "netlist.json", "--report", report.name,
+                                   "--timing-allow-fail", "-q", cwd=folder)
+    if done.returncode or not report.exists():
+        complaint = [line for line in done.stderr.splitlines() if "ERROR" in line]
+        raise MetronomeError(f"nextpnr failed: {(complaint or ['no message'])[0]}")
+    content = json.loads(report.read_text())
+    return {"fmax": {clock: entry["achieved"] for clock, entry in content["fmax"].items()},
+            "utilization": content.get("utilization", {})}
+
+
+def spread(values: list) -> dict:
+    """Minimum, median and maximum."""
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
