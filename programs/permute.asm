@@ -1,0 +1,34 @@
+; Moves between lanes: bit reversal, rotation, compaction, and a butterfly that follows the position.
+;
+; MEM bank 0: word 0 is constant 0 with its lane numbers bit-reversed, word 1 that rotated by one
+; lane, word 2 the even lanes of word 1 followed by zeros. Bank 1, word 0: lane l is lane
+; l xor (position mod 8) of constant 0.
+
+.profile tiny
+.row * generate=20 prompt=20
+
+.const 0 100 -201 302 -403 504 -605 706 -807
+
+.pattern 0  0 4 2 6 1 5 3 7
+.pattern 1  7 0 1 2 3 4 5 6
+.pattern 2  0 2 4 6 z z z z
+.pattern 3  0 1 2 3 4 5 6 7
+
+.queue const
+    READ at=4 n1=2
+    END
+
+.queue perm
+    PERM at=6 x=CONST pattern=0
+    PERM at=7 x=CONST pattern=3 index=POSITION
+    PERM at=8 x=PERM pattern=1
+    PERM at=10 x=PERM pattern=2
+    END
+
+.queue w0
+    WRITE at=8 n1=3 d1=2 s1=1 x=PERM halves=3
+    END
+
+.queue w1
+    WRITE at=9 x=PERM halves=3
+    END
