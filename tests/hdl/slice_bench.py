@@ -1,4 +1,6 @@
 """Drives one slice cycle by cycle and records what it puts on its stream and its fault lines."""
+import operator
+
 import numpy as np
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
@@ -44,6 +46,13 @@ class SliceBench:
         self._add(cycle, side.valid, 1, 0)
         self._add(cycle, side.data, self.pack(values, width), self._junk(width))
 
+    def bus(self, cycle, space, address, word=None):
+        """A request on the host bus; a read when there is no ``word``."""
+        bus = self.dut.bus
+        self._add(cycle, bus.r_en if word is None else bus.w_en, 1, 0)
+        for name, value in (("space", int(space)), ("address", address), ("w_data", word or 0)):
+            self._add(cycle, getattr(bus, name), value, None)
+
     def set(self, cycle, name, value):
         """Input ``name`` from ``cycle`` on."""
         self._add(cycle, getattr(self.dut, name), int(value), None)
@@ -64,7 +73,7 @@ class SliceBench:
         fault_lines = self.dut.fault.causes
         stream = getattr(self.dut, self.output) if self.output else None
         width = Value.cast(stream.data).shape().width // lanes if stream else 0
-        watch = [(name, getattr(self.dut, name)) for name in self.watch]
+        watch = [(name, operator.attrgetter(name)(self.dut)) for name in self.watch]
 
         def unpack(value):
             raw = value.to_bytes(lanes * width // 8, "little")

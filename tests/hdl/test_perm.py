@@ -1,0 +1,128 @@
+"""Lane permutation: every pattern entry, index and fault, and the host's side of the table."""
+import numpy as np
+import pytest
+
+from arch.config import profile
+from arch.faults import Fault
+from arch.hostmap import PATTERN_ZERO, Space, pattern_address
+from arch.isa import Index
+from arch.queues import Stream
+from arch.timing import timing
+from hdl.perm import Perm
+from tests.hdl.slice_bench import SliceBench
+
+TINY = profile("tiny")
+PERM = 4
+SOURCES = [Stream.M0, Stream.M1, Stream.M2, Stream.M3, Stream.CONST, Stream.ACC, Stream.VXM,
+           Stream.PERM, Stream.RED]
+
+
+def bench(config=TINY, table=None):
+    """A bench whose first cycles write the pattern table; returns it and the first free cycle."""
+    run, cycle = SliceBench(Perm(config=config), config, "o_perm",
+                            watch=("bus.ack", "bus.r_data")), 0
+    for pattern, row in enumerate(() if table is None else table):
+        for lane, entry in enumerate(row):
+            run.bus(cycle, Space.PATTERNS, pattern_address(config, pattern, lane), int(entry))
+            cycle += 1
+    return run, cycle + 1
+
+
+def random_table(rng, config):
+    table = rng.integers(config.lanes, size=(config.patterns, config.lanes))
+    return table | np.where(rng.random(table.shape) < 0.2, PATTERN_ZERO, 0)
+
+
+@pytest.mark.parametrize("profile_name, stages", [
+    ("tiny", 0), ("tiny", 1), ("tiny", 2), ("tiny", 3), ("ecp5_85k", 0)])
+def test_random(profile_name, stages):
+    """Random tables, operands, index values and shifts, back to back and with gaps."""
+    config = profile(profile_name).replace(perm_stages=stages)
+    rng = np.random.default_rng(stages)
+    table = random_table(rng, config)
+    run, cycle = bench(config, table)
+    results = {}
+    position, token = int(rng.integers(config.context)), int(rng.integers(config.vocab_max))
+    run.set(0, "position", position)
+    run.set(0, "token", token)
+    for _ in range(300):
+        source = SOURCES[rng.integers(len(SOURCES))]
+        x = rng.integers(-32768, 32768, config.lanes)
+        index = Index(int(rng.integers(3)))
+        shift = int(rng.integers(16) if rng.random() < 0.3 else rng.integers(5))
+        pattern = int(rng.integers(config.patterns))
+        run.stream(cycle, source, x)
+        run.issue(cycle, op=PERM, x=source, pattern=pattern, index=index, index_shift=shift)
+        value = {Index.NONE: 0, Index.POSITION: position, Index.TOKEN: token}[index]
+        y = [0 if entry & PATTERN_ZERO else x[entry ^ (value << shift) % config.lanes]
+             for entry in table[pattern]]
+        results[cycle + timing(config).perm] = y
+        cycle += 1 if rng.random() < 0.8 else int(rng.integers(2, 6))
+    got, faults, _ = run.run(cycle + 8)
+    assert not faults
+    assert {at: y.tolist() for at, y in got.items()} == {
+        at: [int(lane) for lane in y] for at, y in results.items()}
+
+
+def test_by_hand():
+    """Reversal with a zero lane; then the same with lanes 2 apart exchanged (position 1, shift 1)."""
+    table = np.zeros((TINY.patterns, 8), int)
+    table[5] = [7, 6, 5, 4, 3, 2 | PATTERN_ZERO, 1, 0]
+    run, cycle = bench(TINY, table)
+    run.set(0, "position", 1)
+    x = [10, 11, 12, 13, 14, 15, 16, 17]
+    run.stream(cycle, Stream.M0, x)
+    run.issue(cycle, op=PERM, x=Stream.M0, pattern=5)
+    run.stream(cycle + 1, Stream.M0, x)
+    run.issue(cycle + 1, op=PERM, x=Stream.M0, pattern=5, index=Index.POSITION, index_shift=1)
+    got, faults, _ = run.run(cycle + 6)
+    assert not faults
+    assert list(got) == [cycle + 2, cycle + 3]
+    assert got[cycle + 2].tolist() == [17, 16, 15, 14, 13, 0, 11, 10]
+    assert got[cycle + 3].tolist() == [15, 14, 17, 16, 11, 0, 13, 12]
+
+
+def test_host_reads_what_it_wrote():
+    """Every entry reads back one cycle after the request; other spaces get no answer."""
+    rng = np.random.default_rng(1)
+    table = random_table(rng, TINY)
+    run, start = bench(TINY, table)
+    words = table.ravel().tolist()
+    for address in range(len(words)):
+        run.bus(start + 2 * address, Space.PATTERNS, address)
+    other = start + 2 * len(words)
+    run.bus(other, Space.CONSTANTS, 0, 3)
+    run.bus(other + 2, Space.CONSTANTS, 0)
+    run.bus(other + 4, Space.PATTERNS, 0)
+    _, faults, watched = run.run(other + 8)
+    assert not faults
+    for address, word in enumerate(words):
+        assert watched[start + 2 * address + 1] == {"bus.ack": 1, "bus.r_data": word}
+        assert watched[start + 2 * address + 2] == {"bus.ack": 0, "bus.r_data": 0}
+    assert all(watched[at]["bus.ack"] == (at == other + 5) for at in range(other, other + 8))
+    assert watched[other + 5]["bus.r_data"] == words[0]
+    writes = [cycle for cycle in range(start + 1) if watched[cycle]["bus.ack"]]
+    assert writes == list(range(1, len(words) + 1))
+
+
+def test_faults():
+    run, _ = bench(TINY.replace(patterns=5))
+    lanes = TINY.lanes
+    bad = [({"x": Stream.M0}, Fault.OPERAND), ({"x": Stream.NONE}, Fault.ENCODING),
+           *[({"x": source}, Fault.ENCODING) for source in range(10, 16)],
+           *[({"x": Stream.M1, "op": op}, Fault.ENCODING) for op in range(16) if op != PERM],
+           ({"x": Stream.M1, "index": 3}, Fault.ENCODING),
+           *[({"x": Stream.M1, "pattern": pattern}, Fault.ADDRESS) for pattern in (5, 6, 7)]]
+    for number, (fields, _) in enumerate(bad):
+        run.stream(3 * number + 1, Stream.M0, [0] * lanes)
+        run.stream(3 * number, Stream.M1, [0] * lanes)
+        run.issue(3 * number, **{"op": PERM} | fields)
+    run.stream(3 * len(bad), Stream.M1, [0] * lanes)
+    run.issue(3 * len(bad), op=PERM, x=Stream.M1, pattern=4)
+    _, faults, _ = run.run(3 * len(bad) + 6)
+    assert faults == {3 * number + 1: {fault} for number, (_, fault) in enumerate(bad)}
+
+
+def test_nothing_is_valid_after_reset():
+    got, faults, _ = bench()[0].run(10)
+    assert not got and not faults
