@@ -1,0 +1,235 @@
+"""Host port: frames of `arch.hostmap` on a byte stream, to accesses of the internal bus and back."""
+from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.crc.catalog import CRC32_ETHERNET
+from amaranth.lib.wiring import In, Out
+
+from arch.config import Config
+from arch.hostmap import (EVENT_BYTES, HEADER_BYTES, PROGRAM_CHUNKS, ROW_WORDS, SYNC_EVENT,
+                          SYNC_REPLY, SYNC_REQUEST, Command, Register, Space, Status,
+                          param_address, power_of_two, program_address)
+from arch.queues import QUEUES
+from hdl.bus import ADDRESS_BITS, BusSignature
+from hdl.sequencer import event_layout
+
+CRC_BYTES = 4
+FRAME_BITS = 8 * HEADER_BYTES
+#: Cycles after which an access that nobody answers counts as done; a read gives 0.
+ANSWER_LIMIT = 31
+#: Byte offsets in a frame: sync, command or status, tag, space, address, count.
+_COMMAND, _TAG, _SPACE, _ADDRESS, _COUNT = 1, 2, 3, 4, 8
+
+
+def space_words(config: Config) -> dict:
+    """Words of every address space, gaps of queues and banks that do not exist included."""
+    queues = max(QUEUES[name].id for name in config.queues) + 1
+    return {
+        Space.REGISTERS: max(Register) + 1,
+        Space.PROGRAM: program_address(queues, 0, 0),
+        Space.PARAMS: param_address(config, queues, 0, 0),
+        Space.ROWS: config.param_rows * ROW_WORDS,
+        Space.PATTERNS: config.patterns * config.lanes,
+        Space.CONSTANTS: config.const_depth * config.lanes,
+        Space.MEM: config.mem_banks * power_of_two(config.mem_depth) * config.lanes,
+        Space.WEIGHTS: config.weight_depth * config.columns * config.pairs,
+        Space.TOKENS: config.context,
+    }
+
+
+class HostPort(wiring.Component):
+    """Serves one request after the other, and sends events between the replies.
+
+    A WRITE takes three cycles per word if the bus answers within two cycles.
+
+    Parameters
+    ----------
+    config : Config
+
+    Members
+    -------
+    rx, tx : bytes from and to the host.
+    bus : everything that can be accessed.
+    busy : a step runs; only REGISTERS can be accessed.
+    event : steps, as `hdl.sequencer.event_layout`.
+    """
+
+    def __init__(self, *, config: Config):
+        self._config = config
+        super().__init__({
+            "rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)),
+            "bus": Out(BusSignature()), "busy": In(1),
+            "event": In(stream.Signature(event_layout(config)))})
+
+    def elaborate(self, platform):
+        m = Module()
+        bus = self.bus
+        # The request being served, and the handshake between its receiver and its sender.
+        self._request = Signal(FRAME_BITS, name="request")
+        self._status = Signal(range(max(Status) + 1), name="status")
+        self._reply, self._replied = Signal(name="reply"), Signal(name="replied")
+        self._address = Signal(ADDRESS_BITS, name="address")
+        self._left = Signal(16, name="left")
+
+        # One access at a time, held until it is answered or given up.
+        self._pending, waited = Signal(name="pending"), Signal(range(ANSWER_LIMIT + 1))
+        self._answered = Signal(name="answered")
+        m.d.comb += [self._answered.eq(bus.ack | (waited == ANSWER_LIMIT)),
+                     bus.space.eq(self._request[8 * _SPACE:]), bus.address.eq(self._address)]
+        m.d.sync += [waited.eq(Mux(self._pending & ~self._answered, waited + 1, 0)),
+                     bus.w_en.eq(0), bus.r_en.eq(0)]
+        with m.If(self._pending & self._answered):
+            m.d.sync += [self._pending.eq(0), self._address.eq(self._address + 1)]
+        self._receive(m)
+        self._send(m)
+        return m
+
+    def _receive(self, m):
+        """Take a header, check it, take the words of a WRITE, and have the reply sent."""
+        rx, bus, request, status = self.rx, self.bus, self._request, self._status
+        m.submodules.rx_crc = crc = CRC32_ETHERNET(data_width=8).create()
+        count = Signal(range(HEADER_BYTES + CRC_BYTES + 1))
+        taken, low = Signal(), Signal(8, reset_less=True)
+        m.d.comb += [crc.data.eq(rx.payload), crc.valid.eq(taken), taken.eq(rx.valid & rx.ready)]
+        with m.FSM(name="receive"):
+            with m.State("SYNC"):
+                m.d.comb += [rx.ready.eq(1), crc.start.eq(1)]
+                with m.If(taken & (rx.payload == SYNC_REQUEST)):
+                    m.d.sync += count.eq(1)
+                    m.next = "HEADER"
+            with m.State("HEADER"):
+                m.d.comb += rx.ready.eq(1)
+                with m.If(taken):
+                    m.d.sync += count.eq(count + 1)
+                    with m.If(count < HEADER_BYTES):
+                        # Bytes enter at the top; after the last one byte k is in its place.
+                        m.d.sync += request.eq(Cat(request[8:], rx.payload))
+                    with m.If(count == HEADER_BYTES + CRC_BYTES - 1):
+                        m.next = "CHECK"
+            with m.State("CHECK"):
+                m.d.comb += crc.start.eq(1)
+                m.next = "SYNC"
+                with m.If(crc.match_detected):
+                    m.d.sync += [self._address.eq(request[8 * _ADDRESS:]),
+                                 self._left.eq(request[8 * _COUNT:])]
+                    m.next = "RANGE"
+            known, end, limit = self._range(m)
+            with m.State("RANGE"):
+                m.d.sync += [count.eq(0), status.eq(Status.OK)]
+                with m.If(~known | (end > limit)):
+                    m.d.sync += status.eq(Status.RANGE)
+                with m.Elif(self.busy & (bus.space != Space.REGISTERS)):
+                    m.d.sync += status.eq(Status.BUSY)
+                m.next = "REPLY"
+                with m.If(request[8 * _COMMAND:][:8] == Command.WRITE):
+                    m.next = "LOW"
+                    with m.If(self._left == 0):
+                        m.next = "TRAILER"
+            with m.State("LOW"):
+                m.d.comb += rx.ready.eq(1)
+                with m.If(taken):
+                    m.d.sync += low.eq(rx.payload)
+                    m.next = "HIGH"
+            with m.State("HIGH"):
+                # The word before may still be under way: it must be answered first.
+                m.d.comb += rx.ready.eq(~self._pending | self._answered)
+                with m.If(taken):
+                    m.d.sync += [bus.w_data.eq(Cat(low, rx.payload)),
+                                 self._left.eq(self._left - 1)]
+                    with m.If(status == Status.OK):
+                        m.d.sync += [bus.w_en.eq(1), self._pending.eq(1)]
+                    m.next = "LOW"
+                    with m.If(self._left == 1):
+                        m.next = "TRAILER"
+            with m.State("TRAILER"):
+                m.d.comb += rx.ready.eq(1)
+                with m.If(taken):
+                    m.d.sync += count.eq(count + 1)
+                    with m.If(count == CRC_BYTES - 1):
+                        m.next = "VERIFY"
+            with m.State("VERIFY"):
+                with m.If(~self._pending):
+                    with m.If(~crc.match_detected & (status == Status.OK)):
+                        m.d.sync += status.eq(Status.CRC)
+                    m.next = "REPLY"
+            with m.State("REPLY"):
+                m.d.comb += self._reply.eq(1)
+                with m.If(self._replied):
+                    m.next = "SYNC"
+
+    def _range(self, m):
+        """Whether the request names a command and space, its end, and the end of the space."""
+        request = self._request
+        command, space = request[8 * _COMMAND:][:8], request[8 * _SPACE:][:8]
+        known, limit = Signal(), Signal(ADDRESS_BITS + 1)
+        end = Signal(ADDRESS_BITS + 1)
+        with m.Switch(space):
+            for number, words in space_words(self._config).items():
+                with m.Case(int(number)):
+                    m.d.comb += limit.eq(words)
+        m.d.comb += [end.eq(self._address + self._left),
+                     known.eq(((command == Command.WRITE) | (command == Command.READ))
+                              & ~request[8 * _ADDRESS + ADDRESS_BITS:8 * _COUNT].any())]
+        return known, end, limit
+
+    def _send(self, m):
+        """Send a reply, the words of a READ behind it, or an event."""
+        tx, bus, request = self.tx, self.bus, self._request
+        m.submodules.tx_crc = crc = CRC32_ETHERNET(data_width=8).create()
+        frame, left, is_event = Signal(FRAME_BITS), Signal(range(HEADER_BYTES + 1)), Signal()
+        reads, in_words = Signal(), Signal()
+        sent = Signal()
+        m.d.comb += [tx.payload.eq(frame[:8]), crc.data.eq(tx.payload), sent.eq(tx.valid & tx.ready)]
+        assert EVENT_BYTES == HEADER_BYTES
+        event = self.event.payload
+        reply_frame = Cat(Const(SYNC_REPLY, 8), self._status, Const(0, 6),
+                          request[8 * _TAG:])
+        event_frame = Cat(Const(SYNC_EVENT, 8), event.flags, Const(0, 5),
+                          Cat(event.position, Const(0, 16))[:16],
+                          Cat(event.token, Const(0, 16))[:16], event.cycles, Const(0, 16))
+        assert len(reply_frame) == len(event_frame) == FRAME_BITS
+        with m.FSM(name="send"):
+            with m.State("IDLE"):
+                m.d.comb += crc.start.eq(1)
+                m.d.sync += [left.eq(HEADER_BYTES), in_words.eq(0), reads.eq(
+                    (request[8 * _COMMAND:][:8] == Command.READ) & (self._status == Status.OK))]
+                with m.If(self.event.valid):
+                    m.d.comb += self.event.ready.eq(1)
+                    m.d.sync += [frame.eq(event_frame), is_event.eq(1)]
+                    m.next = "BYTES"
+                with m.Elif(self._reply):
+                    m.d.sync += [frame.eq(reply_frame), is_event.eq(0)]
+                    m.next = "BYTES"
+            with m.State("BYTES"):
+                m.d.comb += [tx.valid.eq(1), crc.valid.eq(sent)]
+                with m.If(sent):
+                    m.d.sync += [frame.eq(frame[8:]), left.eq(left - 1)]
+                    with m.If(left == 1):
+                        m.next = "CRC"
+                        with m.If(in_words & (self._left != 0)):
+                            m.next = "FETCH"
+            with m.State("FETCH"):
+                m.d.sync += [bus.r_en.eq(1), self._pending.eq(1)]
+                m.next = "WAIT"
+            with m.State("WAIT"):
+                with m.If(self._pending & self._answered):
+                    m.d.sync += [frame.eq(bus.r_data), left.eq(2), self._left.eq(self._left - 1)]
+                    m.next = "BYTES"
+            with m.State("CRC"):
+                m.d.sync += [frame.eq(crc.crc), left.eq(CRC_BYTES)]
+                m.next = "TRAILER"
+            with m.State("TRAILER"):
+                m.d.comb += tx.valid.eq(1)
+                with m.If(sent):
+                    m.d.sync += [frame.eq(frame[8:]), left.eq(left - 1)]
+                    with m.If(left == 1):
+                        m.next = "IDLE"
+                        with m.If(~is_event & reads & ~in_words):
+                            m.next = "WORDS"
+                        with m.Elif(~is_event):
+                            m.d.comb += self._replied.eq(1)
+            with m.State("WORDS"):
+                m.d.comb += crc.start.eq(1)
+                m.d.sync += in_words.eq(1)
+                m.next = "CRC"
+                with m.If(self._left != 0):
+                    m.next = "FETCH"

@@ -1,0 +1,213 @@
+"""Vector SRAM: the MEM banks, read and written every cycle, and the constants, read only.
+
+A word is ``lanes`` lanes of 18 bits, two bytes of nine: the ninth makes the parity of each even.
+"""
+from amaranth import Array, Cat, Module, Mux, Signal
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from arch.config import Config
+from arch.faults import Fault
+from arch.hostmap import Space, power_of_two
+from hdl.bus import BusSignature, bits_of
+from hdl.cells import BYTE_BITS, WORD_BITS, parity_byte
+from hdl.pipeline import delay
+from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
+                            fault_bit, select)
+
+LANE_BITS = 16
+
+
+def stored(lane):
+    """The bits that are stored of a 16-bit lane."""
+    return Cat(parity_byte(lane[:8]), parity_byte(lane[8:16]))
+
+
+def lanes_of(word, lanes: int) -> list:
+    """The 16-bit lanes of a stored word."""
+    pieces = [word[WORD_BITS * lane:][:WORD_BITS] for lane in range(lanes)]
+    return [Cat(piece[:8], piece[BYTE_BITS:BYTE_BITS + 8]) for piece in pieces]
+
+
+def damaged(word, lanes: int):
+    """Whether any byte of a stored word has odd parity."""
+    return Cat(word[BYTE_BITS * byte:][:BYTE_BITS].xor() for byte in range(2 * lanes)).any()
+
+
+class HostLane:
+    """Decodes an access of the host to one lane of a vector memory.
+
+    Parameters
+    ----------
+    host : interface of `BusSignature`
+    space : Space
+    depth : int
+        Words.
+    bank : int
+        Above the word address, which is padded to a power of two; None if there are no banks.
+    """
+
+    def __init__(self, host, space: Space, depth: int, lanes: int, bank: int | None = None):
+        lane_bits, word_bits = bits_of(lanes), bits_of(power_of_two(depth))
+        self.lane = host.address[:lane_bits]
+        self.word = host.address[lane_bits:lane_bits + word_bits]
+        rest = host.address[lane_bits + word_bits:]
+        self.selected = (host.space == space) & (rest == (bank or 0))
+        self.w_en = host.w_en & self.selected & (self.word < depth)
+        self.r_en = host.r_en & self.selected
+
+
+class MemBank(wiring.Component):
+    """One bank of vector SRAM: queues ``r<bank>`` and ``w<bank>``.
+
+    A read issued on cycle t is on ``o`` on cycle t + ``timing(config).mem_read``. A write issued on
+    cycle t takes its source stream on cycle t and is seen by reads from cycle t + 1 on. A write
+    without an operand or outside of the bank, and a read outside of it, is not done.
+
+    Parameters
+    ----------
+    config : Config
+    bank : int
+    vendor : bool
+        Without effect: the bank is distributed RAM, which every tool infers.
+
+    Members
+    -------
+    issue_read, issue_write : operations of the two queues.
+    streams : operands.
+    o : stream M<bank>.
+    fault_read : ADDRESS; PARITY on the cycle of the stream.
+    fault_write : OPERAND, ENCODING and ADDRESS.
+    host : MEM of this bank, while no step runs.
+    w_valid, w_address, w_halves, w_data : what a queue writes on this cycle, for simulation.
+    """
+
+    def __init__(self, *, config: Config, bank: int, vendor: bool = False):
+        self._config, self._bank = config, bank
+        super().__init__({
+            "issue_read": In(IssueSignature("mem_read", config)),
+            "issue_write": In(IssueSignature("mem_write", config)),
+            "streams": In(StreamsSignature(config)),
+            "o": Out(StreamSignature(LANE_BITS, config.lanes)),
+            "fault_read": Out(FaultSignature()), "fault_write": Out(FaultSignature()),
+            "host": In(BusSignature()),
+            "w_valid": Out(1), "w_address": Out(config.mem_address_bits), "w_halves": Out(2),
+            "w_data": Out(LANE_BITS * config.lanes)})
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        store = memory.Memory(shape=WORD_BITS * config.lanes, depth=config.mem_depth, init=[])
+        m.submodules.data = store
+        access = HostLane(self.host, Space.MEM, config.mem_depth, config.lanes, self._bank)
+        word = self._read(m, store.read_port(domain="comb"), access)
+        self._write(m, store.write_port(granularity=WORD_BITS), access)
+
+        # The host: request on cycle 0, word in the register on cycle 1, answer on cycle 2.
+        lanes, r_en, w_en = lanes_of(word, config.lanes), Signal(), Signal()
+        m.d.sync += [r_en.eq(access.r_en), w_en.eq(self.host.w_en & access.selected),
+                     self.host.ack.eq(r_en | w_en),
+                     self.host.r_data.eq(Mux(r_en, Array(lanes)[access.lane], 0))]
+        return m
+
+    def _read(self, m, port, access):
+        """Cycle t: read. Cycle t + 1, or ``mem_stages`` later: the stream, and its parity."""
+        config, issue = self._config, self.issue_read
+        in_range, valid = issue.address < config.mem_depth, Signal()
+        word = Signal(len(port.data), reset_less=True)
+        m.d.comb += [port.addr.eq(Mux(issue.valid, issue.address, access.word)),
+                     valid.eq(issue.valid & in_range)]
+        with m.If(valid | access.r_en):
+            m.d.sync += word.eq(port.data)
+        late = delay(m, word, config.mem_stages, "word")
+        o_valid = delay(m, valid, 1 + config.mem_stages, "valid", reset=True)
+        causes = self.fault_read.causes
+        m.d.comb += [self.o.valid.eq(o_valid),
+                     self.o.data.as_value().eq(Cat(lanes_of(late, config.lanes)))]
+        m.d.sync += [causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & ~in_range),
+                     causes[fault_bit(Fault.PARITY)].eq(o_valid & damaged(late, config.lanes))]
+        return word
+
+    def _write(self, m, port, access):
+        """Cycle t: take the operand and write."""
+        config, issue, causes = self._config, self.issue_write, self.fault_write.causes
+        lanes, valid, defined = select(m, self.streams, issue.x, config, LANE_BITS, "x")
+        named, in_range = defined & (issue.x != 0), issue.address < config.mem_depth
+        half = config.lanes // 2
+        enable = Cat(bit.replicate(half) for bit in issue.halves)
+        by_host = (1 << access.lane)[:config.lanes] & access.w_en.replicate(config.lanes)
+        m.d.comb += [
+            self.w_valid.eq(issue.valid & named & valid & in_range),
+            self.w_address.eq(issue.address), self.w_halves.eq(issue.halves),
+            self.w_data.eq(Cat(lanes)),
+            port.addr.eq(Mux(issue.valid, issue.address, access.word)),
+            port.data.eq(Cat(stored(Mux(issue.valid, lane, self.host.w_data)) for lane in lanes)),
+            port.en.eq(Mux(issue.valid, enable & self.w_valid.replicate(config.lanes), by_host))]
+        m.d.sync += [
+            causes[fault_bit(Fault.OPERAND)].eq(issue.valid & named & ~valid),
+            causes[fault_bit(Fault.ENCODING)].eq(issue.valid & ~named),
+            causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & ~in_range)]
+
+
+class ConstBank(wiring.Component):
+    """The constants: queue ``const``, in block RAM.
+
+    A read issued on cycle t is on ``o`` on cycle t + ``timing(config).const_read``. One outside of
+    the memory is not done.
+
+    Parameters
+    ----------
+    config : Config
+    vendor : bool
+        Without effect: block RAM is inferred, its output register is one of the fabric.
+
+    Members
+    -------
+    issue : operations of the queue.
+    o : stream CONST.
+    fault : ADDRESS; PARITY on the cycle of the stream.
+    host : CONSTANTS, while no step runs.
+    """
+
+    def __init__(self, *, config: Config, vendor: bool = False):
+        self._config = config
+        super().__init__({
+            "issue": In(IssueSignature("const", config)),
+            "o": Out(StreamSignature(LANE_BITS, config.lanes)),
+            "fault": Out(FaultSignature()), "host": In(BusSignature())})
+
+    def elaborate(self, platform):
+        m = Module()
+        config, issue, host = self._config, self.issue, self.host
+        # The host writes only while nothing is read. A port that reads in the same cycle and a
+        # register behind it become a synchronous port without logic for a clash of both.
+        store = memory.Memory(shape=WORD_BITS * config.lanes, depth=config.const_depth, init=[],
+                              attrs={"no_rw_check": 1})
+        m.submodules.data = store
+        read, write = store.read_port(domain="comb"), store.write_port(granularity=WORD_BITS)
+        access = HostLane(host, Space.CONSTANTS, config.const_depth, config.lanes)
+
+        # Cycle t: address. Cycle t + 1: block output. Cycle t + 2: output register, the stream.
+        in_range, valid = issue.address < config.const_depth, Signal()
+        word = Signal(len(read.data), reset_less=True)
+        m.d.comb += [read.addr.eq(Mux(issue.valid, issue.address, access.word)),
+                     valid.eq(issue.valid & in_range)]
+        m.d.sync += word.eq(read.data)
+        late = delay(m, word, 1 + config.const_stages, "word")
+        o_valid = delay(m, valid, 2 + config.const_stages, "valid", reset=True)
+        lanes = lanes_of(late, config.lanes)
+        m.d.comb += [self.o.valid.eq(o_valid), self.o.data.as_value().eq(Cat(lanes))]
+        m.d.sync += [
+            self.fault.causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & ~in_range),
+            self.fault.causes[fault_bit(Fault.PARITY)].eq(o_valid & damaged(late, config.lanes))]
+
+        # The host: request on cycle 0, word on the stream's cycle, answer one later.
+        r_en = delay(m, access.r_en, 2 + config.const_stages, "host_read", reset=True)
+        w_en = delay(m, host.w_en & access.selected, 1, "host_write", reset=True)
+        m.d.comb += [
+            write.addr.eq(access.word), write.data.eq(stored(host.w_data).replicate(config.lanes)),
+            write.en.eq((1 << access.lane)[:config.lanes]
+                        & access.w_en.replicate(config.lanes))]
+        m.d.sync += [host.ack.eq(r_en | w_en),
+                     host.r_data.eq(Mux(r_en, Array(lanes)[access.lane], 0))]
+        return m

@@ -1,0 +1,195 @@
+"""Token loop and barrier: positions, step lengths, tokens, stop conditions, faults, registers.
+
+A step of length L is on cycles 0 to L - 1. Its last cycle is the barrier of the next one: all
+queues restart on it, and are stopped one cycle later, before they can issue, if the run ends there.
+"""
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import data, fifo, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from arch.config import Config
+from arch.faults import Fault
+from arch.hostmap import ROW_COUNTS, ROW_GENERATE, ROW_PROMPT, ROW_WORDS, EventFlag, Space
+from arch.isa import COUNT_BITS, COUNT_REGISTERS
+from arch.queues import QUEUES
+from hdl.bus import BusSignature, bits_of
+from hdl.faults import FaultRecorder
+from hdl.registers import Registers
+from hdl.signatures import fault_bit
+
+CYCLE_BITS = 16
+#: Cycles from the position of the next step to its barrier.
+PREFETCH = 3
+
+
+def event_layout(config: Config) -> data.StructLayout:
+    """One step as told to the host; ``flags`` are bits of `arch.hostmap.EventFlag`."""
+    return data.StructLayout({"flags": 3, "position": config.position_bits,
+                              "token": config.token_bits, "cycles": CYCLE_BITS})
+
+
+class Sequencer(wiring.Component):
+    """Runs steps from FIRST on until LIMIT, STOP, an abort or a fault.
+
+    Step lengths below `PREFETCH` + 1 are not supported: the next step would use what belongs to
+    this one. A run starts once all events of the one before have been taken.
+
+    Parameters
+    ----------
+    config : Config
+
+    Members
+    -------
+    host : REGISTERS, ROWS and TOKENS.
+    ended : by queue id; high for queues that do not exist.
+    causes : by queue id; faults as in `hdl.signatures.FaultSignature`.
+    sampled : token of the sampler, on the last cycle of a generate step.
+    restart, stop : for the queues.
+    row, counts, prompt, position, token : of the step that is running.
+    vocabulary, temperature, seed : registers for the sampler.
+    barrier : the cycle before the first step, and the last cycle of every step.
+    busy : from RUN to the end of the run.
+    fault : a fault is recorded.
+    event : `event_layout`, one per step. It holds a full context and never pushes back.
+    """
+
+    def __init__(self, *, config: Config):
+        self._config = config
+        causes = data.ArrayLayout(len(Fault) - 1, len(QUEUES))
+        super().__init__({
+            "host": In(BusSignature()), "ended": In(len(QUEUES)), "causes": In(causes),
+            "sampled": In(config.token_bits),
+            "restart": Out(1), "stop": Out(1), "row": Out(max(1, bits_of(config.param_rows))),
+            "counts": Out(data.ArrayLayout(COUNT_BITS, COUNT_REGISTERS)), "prompt": Out(1),
+            "position": Out(config.position_bits), "token": Out(config.token_bits),
+            "vocabulary": Out(16), "temperature": Out(16), "seed": Out(64),
+            "barrier": Out(1), "busy": Out(1), "fault": Out(1),
+            "event": Out(stream.Signature(event_layout(config)))})
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.registers = registers = Registers(config=config)
+        m.submodules.faults = faults = FaultRecorder()
+        m.submodules.events = events = fifo.SyncFIFOBuffered(
+            width=event_layout(config).size, depth=config.context)
+        self._registers, self._faults = registers, faults
+
+        # The step that runs, and what is known of the next one.
+        turn, running, starting = Signal(), Signal(), Signal()
+        cycle, length = Signal(CYCLE_BITS), Signal(CYCLE_BITS, reset_less=True)
+        after = Signal(config.position_bits + 1, reset_less=True)
+        row_word, token_word = self._memories(m, after, turn & running)
+        next_prompt, next_length, at_limit = self._next(m, after, row_word)
+        ends, go = Signal(), Signal()
+        m.d.comb += [
+            ends.eq(running & (registers.abort | faults.fault | faults.now | ~self.ended.all()
+                               | at_limit | ~self.prompt & (self.sampled == registers.halt_token))),
+            go.eq(turn & ~ends),
+            self.restart.eq(turn), self.barrier.eq(turn)]
+        m.d.sync += [cycle.eq(cycle + 1), self.stop.eq(turn & ends),
+                     turn.eq(running & ~turn & (cycle + 2 >= length))]
+        with m.If(turn):
+            m.d.sync += [cycle.eq(0), running.eq(go)]
+        with m.If(go):
+            m.d.sync += [self.position.eq(after), after.eq(after + 1),
+                         self.row.eq(after[bits_of(config.columns):]),
+                         self.prompt.eq(next_prompt), length.eq(next_length),
+                         self.token.eq(Mux(running & ~self.prompt, self.sampled, token_word))]
+            m.d.sync += [self.counts[index].eq(row_word[field])
+                         for index, field in enumerate(ROW_COUNTS)]
+        self._start(m, running, starting, turn, after, events)
+        self._report(m, running & turn, ends, cycle, events)
+        m.d.comb += [getattr(registers.host, name).eq(getattr(self.host, name))
+                     for name in ("space", "address", "w_en", "r_en", "w_data")]
+        m.d.comb += [
+            self.busy.eq(running | starting), self.fault.eq(faults.fault),
+            self.vocabulary.eq(registers.vocabulary), self.seed.eq(registers.seed),
+            self.temperature.eq(registers.temperature),
+            registers.running.eq(self.busy), registers.position.eq(self.position),
+            registers.fault.eq(faults.fault), registers.cause.eq(faults.cause),
+            registers.queue.eq(faults.queue), registers.fault_cycle.eq(faults.cycle)]
+        return m
+
+    def _memories(self, m, after, stores):
+        """Row table and token memory: what the position ``after`` needs, one cycle later.
+
+        Between runs the host has them; it is answered two cycles after its request.
+        """
+        config, host = self._config, self.host
+        rows = memory.Memory(shape=16 * ROW_WORDS, depth=config.param_rows, init=[])
+        tokens = memory.Memory(shape=16, depth=config.context, init=[])
+        m.submodules.rows, m.submodules.tokens = rows, tokens
+        row_read, row_write = rows.read_port(domain="comb"), rows.write_port(granularity=16)
+        token_read, token_write = tokens.read_port(), tokens.write_port()
+        in_rows, in_tokens = host.space == Space.ROWS, host.space == Space.TOKENS
+        field_bits = bits_of(ROW_WORDS)
+        row, lookup = host.address[field_bits:], host.r_en & in_tokens
+        by_host_row = host.r_en & in_rows
+        row_word = Signal(data.ArrayLayout(16, ROW_WORDS), reset_less=True)
+        m.d.comb += [
+            row_read.addr.eq(Mux(by_host_row, row, after[bits_of(config.columns):])),
+            row_write.addr.eq(row), row_write.data.eq(host.w_data.replicate(ROW_WORDS)),
+            row_write.en.eq(Mux(host.w_en & in_rows & (row < config.param_rows),
+                                1 << host.address[:field_bits], 0)),
+            token_read.addr.eq(Mux(lookup, host.address, after)),
+            token_write.addr.eq(Mux(stores, after, host.address)),
+            token_write.data.eq(Mux(stores, self.sampled, host.w_data)),
+            token_write.en.eq(Mux(stores, ~self.prompt & (after < config.context),
+                                  host.w_en & in_tokens & (host.address < config.context)))]
+        m.d.sync += row_word.eq(row_read.data)
+        asked_row, asked_token, wrote = Signal(), Signal(), Signal()
+        m.d.sync += [asked_row.eq(by_host_row), asked_token.eq(lookup),
+                     wrote.eq(host.w_en & (in_rows | in_tokens))]
+        answer, ack = Signal(16), Signal()
+        m.d.sync += [ack.eq(asked_row | asked_token | wrote),
+                     answer.eq(Mux(asked_row, row_word[host.address[:field_bits]],
+                                   Mux(asked_token, token_read.data, 0)))]
+        m.d.comb += [self.host.ack.eq(ack | self._registers.host.ack),
+                     self.host.r_data.eq(answer | self._registers.host.r_data)]
+        return row_word, token_read.data
+
+    def _next(self, m, after, row_word):
+        """Registers that describe the step at ``after``: its kind, its length, whether it runs."""
+        config, registers = self._config, self._registers
+        prompt, length, at_limit = Signal(), Signal(CYCLE_BITS, reset_less=True), Signal()
+        m.d.sync += [prompt.eq(after + 1 < registers.prompt),
+                     at_limit.eq((after >= registers.limit) | (after >= config.context)),
+                     length.eq(Mux(prompt, row_word[ROW_PROMPT], row_word[ROW_GENERATE]))]
+        return prompt, length, at_limit
+
+    def _start(self, m, running, starting, turn, after, events):
+        """RUN: set the position, give the memories their time, then the first barrier."""
+        registers = self._registers
+        waiting = Signal(range(PREFETCH + 1))
+        with m.If(registers.run & ~self.busy):
+            m.d.sync += [starting.eq(1), waiting.eq(PREFETCH), after.eq(registers.first)]
+        with m.Elif(starting & ~turn & ((waiting != PREFETCH) | (events.level == 0))):
+            # The first of these cycles waits for the events of the last run to leave.
+            m.d.sync += [waiting.eq(waiting - 1), turn.eq(waiting == 1)]
+        with m.If(turn):
+            m.d.sync += starting.eq(0)
+
+    def _report(self, m, last, ends, cycle, events):
+        """Faults and the event of a step, one cycle after its last one."""
+        faults, registers = self._faults, self._registers
+        before, length_fault = Signal(CYCLE_BITS), Signal(len(QUEUES))
+        event, push = Signal(event_layout(self._config)), Signal()
+        ended_run, failed = Signal(), Signal()
+        m.d.sync += [before.eq(cycle), push.eq(last), ended_run.eq(ends),
+                     length_fault.eq(Mux(last, ~self.ended, 0))]
+        with m.If(last):
+            m.d.sync += [event.position.eq(self.position), event.token.eq(Mux(self.prompt, 0, self.sampled)),
+                         event.cycles.eq(cycle + 1), event.flags[0].eq(~self.prompt),
+                         registers.length.eq(cycle + 1)]
+        m.d.comb += failed.eq(ended_run & (faults.fault | faults.now))
+        assert (EventFlag.SAMPLED, EventFlag.LAST, EventFlag.FAULT) == (1, 2, 4)
+        record = Cat(event.flags[0], ended_run, failed, event.as_value()[3:])
+        m.d.comb += [
+            events.w_en.eq(push), events.w_data.eq(record),
+            self.event.payload.as_value().eq(events.r_data), self.event.valid.eq(events.r_rdy),
+            events.r_en.eq(self.event.ready),
+            faults.clear.eq(registers.clear), faults.event_cycle.eq(before)]
+        for number in range(len(QUEUES)):
+            m.d.comb += faults.causes[number].eq(
+                self.causes[number] | length_fault[number] << fault_bit(Fault.LENGTH))
