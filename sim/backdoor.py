@@ -8,8 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from arch.config import Config
-from arch.hostmap import PATTERN_ZERO, power_of_two
+from arch.hostmap import ROW_WORDS, power_of_two
 from arch.image import Image
 from arch.isa import unit_of, word_bits
 from sim.engine import EngineError
@@ -67,8 +66,25 @@ def _params(image: Image, queue: str) -> np.ndarray:
     return _packed(padded.ravel(), 16)
 
 
-def _rows(config: Config, rows: np.ndarray) -> dict:
-    return rows
+def _rows(image: Image) -> np.ndarray:
+    """Count registers and step lengths, 16 bits each."""
+    table = np.zeros((len(image.rows), ROW_WORDS), "<u2")
+    table[:, :image.rows.shape[1]] = image.rows
+    return table.view(np.uint8)
+
+
+def _patterns(image: Image) -> np.ndarray:
+    """Source lanes, and above each the bit that makes the result 0."""
+    bits = image.config.lane_bits + 1
+    patterns = np.asarray(image.patterns, np.int64)
+    entries = np.where(patterns < 0, 1 << bits - 1, patterns)
+    return _packed([sum(int(entry) << bits * lane for lane, entry in enumerate(row))
+                    for row in entries], bits * image.config.lanes)
+
+
+#: Memories of which there is one: what they hold, and how it is laid out.
+_TABLES = {"const.data": ("constants", lambda image: _lanes_with_parity(image.constants)),
+           "sequencer.rows": ("rows", _rows), "perm.table": ("patterns", _patterns)}
 
 
 def contents(image: Image, names: Iterable[str]) -> dict:
@@ -98,6 +114,10 @@ def contents(image: Image, names: Iterable[str]) -> dict:
             elif which in image.program:
                 found[name] = _program(image, which, int(what[-1]))
                 missing.discard(f"program of {which}")
+        elif name in _TABLES:
+            part, make = _TABLES[name]
+            found[name] = make(image)
+            missing.discard(part)
     if missing:
         raise EngineError(f"no memory of the machine for {', '.join(sorted(missing))}")
     return found

@@ -150,6 +150,7 @@ class IcarusEngine(HostEngine):
 
     def _reset(self) -> None:
         made = rtl.generate(self.config, self._notify)
+        self._memories = made.memories
         self._folder = tempfile.TemporaryDirectory(prefix="metronome-icarus-")
         compiled = _compiled(made.verilog + bench(self.config, made))
         self._process = subprocess.Popen(
@@ -200,12 +201,12 @@ class IcarusEngine(HostEngine):
         return result
 
     def _poke_image(self, image) -> None:
-        for name, words in backdoor.contents(image).items():
-            digits = words[:, ::-1].tobytes().hex()
-            width = 2 * words.shape[1]
-            lines = [digits[at:at + width] for at in range(0, len(digits), width)]
-            path = pathlib.Path(self._folder.name, f"{name}.hex")
-            path.write_text("\n".join(lines) + "\n")
+        filled = backdoor.contents(image, self._memories)
+        for name in self._memories:
+            # A memory that the image does not fill reads an empty file and stays as it is.
+            lines = [f"{int.from_bytes(word.tobytes(), 'little'):x}\n"
+                     for word in filled.get(name, ())]
+            pathlib.Path(self._folder.name, f"{name}.hex").write_text("".join(lines))
         self._command(b"L")
 
     def _start_counting(self, trace: bool) -> None:

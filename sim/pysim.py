@@ -86,7 +86,7 @@ class PysimEngine(HostEngine):
         return result
 
     def _poke_image(self, image) -> None:
-        for name, words in backdoor.contents(image).items():
+        for name, words in backdoor.contents(image, self._memories).items():
             memory = self._memories[name]
             for index, word in enumerate(words):
                 self._pokes.append((memory, index, int.from_bytes(word.tobytes(), "little")))

@@ -109,11 +109,11 @@ def place_writes(writes: np.ndarray, barriers: np.ndarray) -> np.ndarray:
     writes : structured array of `sim.engine.write_log_type`
         ``cycle`` counts from where ``barriers`` count, ``step`` is not set.
     barriers : int array
-        Cycle 0 of every step, and of what comes after the last.
+        The cycle before the first step, and the last cycle of every step.
     """
     placed = writes.copy()
-    placed["step"] = np.searchsorted(barriers, writes["cycle"], side="right") - 1
-    placed["cycle"] = writes["cycle"] - np.asarray(barriers)[placed["step"]]
+    step = np.searchsorted(barriers, writes["cycle"], side="left") - 1
+    placed["step"], placed["cycle"] = step, writes["cycle"] - np.asarray(barriers)[step] - 1
     half = writes["lanes"].shape[1] // 2
     for number in range(2):
         unwritten = writes["halves"] >> number & 1 == 0

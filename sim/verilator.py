@@ -130,7 +130,7 @@ class VerilatorEngine(HostEngine):
 
     def _poke_image(self, image) -> None:
         memories = self._memories()
-        for name, words in backdoor.contents(image).items():
+        for name, words in backdoor.contents(image, memories).items():
             target = memories[name]
             target[:len(words), :words.shape[1]] = words
             target[:len(words), words.shape[1]:] = 0
