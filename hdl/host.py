@@ -90,6 +90,7 @@ class HostPort(wiring.Component):
         count = Signal(range(HEADER_BYTES + CRC_BYTES + 1))
         taken, low = Signal(), Signal(8, reset_less=True)
         m.d.comb += [crc.data.eq(rx.payload), crc.valid.eq(taken), taken.eq(rx.valid & rx.ready)]
+        known, end, limit = self._range(m)
         with m.FSM(name="receive"):
             with m.State("SYNC"):
                 m.d.comb += [rx.ready.eq(1), crc.start.eq(1)]
@@ -112,7 +113,6 @@ class HostPort(wiring.Component):
                     m.d.sync += [self._address.eq(request[8 * _ADDRESS:]),
                                  self._left.eq(request[8 * _COUNT:])]
                     m.next = "RANGE"
-            known, end, limit = self._range(m)
             with m.State("RANGE"):
                 m.d.sync += [count.eq(0), status.eq(Status.OK)]
                 with m.If(~known | (end > limit)):

@@ -1,0 +1,168 @@
+"""The machine: all slices, their queues, the sequencer and the host port."""
+from amaranth import Cat, Const, Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from arch.config import Config
+from arch.hostmap import Space
+from arch.queues import QUEUES, Stream, mem_stream
+from hdl.bus import BusSignature
+from hdl.host import HostPort
+from hdl.icu import InstructionQueue
+from hdl.kv_port import HOST_READ_LATENCY
+from hdl.mem import LANE_BITS, ConstBank, MemBank
+from hdl.mxm import Mxm
+from hdl.perm import Perm
+from hdl.pipeline import delay
+from hdl.reduce import Red
+from hdl.sampler import Sampler
+from hdl.sequencer import Sequencer
+from hdl.signatures import StreamsSignature, stream_width
+from hdl.vxm import Vxm
+
+
+class Chip(wiring.Component):
+    """One machine.
+
+    Parameters
+    ----------
+    config : Config
+    vendor : bool
+        Build multipliers and weight memories from ECP5 primitives.
+
+    Members
+    -------
+    rx, tx : bytes from and to the host (`arch.hostmap`).
+    o_barrier : the cycle before the first step of a run, and the last cycle of every step.
+    o_running : from RUN to the end of the run.
+    o_fault : a fault is recorded.
+    trace_issue : by queue id, whether the queue issues on this cycle. For simulation, as all below.
+    trace_w<b>_valid, trace_w<b>_address, trace_w<b>_halves, trace_w<b>_data : what queue ``w<b>``
+        writes on this cycle, lane 0 lowest.
+    trace_v_valid, trace_v_data : stream VXM.
+    """
+
+    def __init__(self, *, config: Config, vendor: bool = False):
+        self.config, self._vendor = config, vendor
+        banks = {}
+        for bank in range(config.mem_banks):
+            banks |= {f"trace_w{bank}_valid": Out(1),
+                      f"trace_w{bank}_address": Out(config.mem_address_bits),
+                      f"trace_w{bank}_halves": Out(2),
+                      f"trace_w{bank}_data": Out(LANE_BITS * config.lanes)}
+        super().__init__({
+            "rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)),
+            "o_barrier": Out(1), "o_running": Out(1), "o_fault": Out(1),
+            "trace_issue": Out(len(QUEUES)), **banks, "trace_v_valid": Out(1),
+            "trace_v_data": Out(stream_width(Stream.VXM) * config.lanes)})
+
+    def elaborate(self, platform):
+        m = Module()
+        slices, issues, results, faults = self._slices(m)
+        self._connect_streams(m, slices, results)
+        m.submodules.sequencer = self._sequencer = Sequencer(config=self.config)
+        self._queues = self._connect_queues(m, issues, faults)
+        self._connect_host(m, slices)
+        self._trace(m, slices)
+        return m
+
+    def _slices(self, m):
+        """Every slice; issue and fault ports by queue, result by stream."""
+        config, options = self.config, {"config": self.config, "vendor": self._vendor}
+        slices = {"mxm": Mxm(**options), "vxm": Vxm(**options), "perm": Perm(**options),
+                  "red": Red(**options), "const": ConstBank(**options),
+                  "sample": Sampler(**options)}
+        mxm = slices["mxm"]
+        issues = {name: getattr(mxm, f"issue_{name}") for name in ("mxm", "drain", "kv")}
+        faults = {name: getattr(mxm, f"fault_{name}") for name in ("mxm", "drain", "kv")}
+        for name in ("vxm", "perm", "red", "const", "sample"):
+            issues[name], faults[name] = slices[name].issue, slices[name].fault
+        results = {Stream.ACC: mxm.o_acc, Stream.VXM: slices["vxm"].o_vxm,
+                   Stream.PERM: slices["perm"].o_perm, Stream.RED: slices["red"].o_red,
+                   Stream.CONST: slices["const"].o}
+        for bank in range(config.mem_banks):
+            slices[f"mem{bank}"] = unit = MemBank(bank=bank, **options)
+            issues |= {f"r{bank}": unit.issue_read, f"w{bank}": unit.issue_write}
+            faults |= {f"r{bank}": unit.fault_read, f"w{bank}": unit.fault_write}
+            results[mem_stream(bank)] = unit.o
+        for name, unit in slices.items():
+            m.submodules[name] = unit
+        return slices, issues, results, faults
+
+    def _connect_streams(self, m, slices, results):
+        """One register of the producer per stream, seen by all consumers."""
+        streams = StreamsSignature(self.config).create(path=("streams",))
+        for number, result in results.items():
+            side = getattr(streams, number.name.lower())
+            m.d.comb += [side.valid.eq(result.valid), side.data.eq(result.data)]
+        for unit in slices.values():
+            if hasattr(unit, "streams"):
+                connect(m, streams, unit.streams)
+
+    def _connect_queues(self, m, issues, faults):
+        """A queue for every issue port, and its faults with those of its slice."""
+        sequencer, queues = self._sequencer, {}
+        ended = [Const(1)] * len(QUEUES)
+        for name in self.config.queues:
+            number = QUEUES[name].id
+            m.submodules[f"queue_{name}"] = queue = InstructionQueue(config=self.config, queue=name)
+            queues[name] = queue
+            connect(m, queue.issue, issues[name])
+            m.d.comb += [getattr(queue, port).eq(getattr(sequencer, port))
+                         for port in ("restart", "stop", "row", "counts", "prompt", "position",
+                                      "token")]
+            m.d.comb += sequencer.causes[number].eq(queue.fault.causes | faults[name].causes)
+            ended[number] = queue.ended
+        m.d.comb += sequencer.ended.eq(Cat(ended))
+        return queues
+
+    def _connect_host(self, m, slices):
+        """The host port, the bus, and what the slices need to know of the step."""
+        sequencer = self._sequencer
+        m.submodules.host = host = HostPort(config=self.config)
+        connect(m, flipped(self.rx), host.rx)
+        connect(m, flipped(self.tx), host.tx)
+        connect(m, sequencer.event, host.event)
+        m.d.comb += host.busy.eq(sequencer.busy)
+        ends = [sequencer.host, *(queue.host for queue in self._queues.values()),
+                slices["const"].host, self._weights(m, slices["mxm"].host),
+                slices["perm"].bus,
+                *(slices[f"mem{bank}"].host for bank in range(self.config.mem_banks))]
+        for end in ends:
+            m.d.comb += [getattr(end, name).eq(getattr(host.bus, name))
+                         for name in ("space", "address", "w_en", "r_en", "w_data")]
+        data, ack = Const(0, 16), Const(0, 1)
+        for end in ends:
+            data, ack = data | end.r_data, ack | end.ack
+        m.d.comb += [host.bus.r_data.eq(data), host.bus.ack.eq(ack)]
+        for unit in slices.values():
+            for name in ("position", "token", "vocabulary", "temperature", "seed"):
+                if hasattr(unit, name):
+                    m.d.comb += getattr(unit, name).eq(getattr(sequencer, name))
+        m.d.comb += sequencer.sampled.eq(slices["sample"].o_token)
+
+    def _weights(self, m, host):
+        """The host's side of the weight memory as an end of the bus."""
+        bus = BusSignature().flip().create(path=("weights",))
+        mine = bus.space == Space.WEIGHTS
+        wrote = delay(m, bus.w_en & mine, 1, "weights_wrote", reset=True)
+        read = delay(m, bus.r_en & mine, HOST_READ_LATENCY, "weights_read", reset=True)
+        m.d.comb += [host.address.eq(bus.address), host.w_data.eq(bus.w_data),
+                     host.w_en.eq(bus.w_en & mine), host.r_en.eq(bus.r_en & mine),
+                     bus.ack.eq(wrote | read),
+                     bus.r_data.eq(host.r_data & read.replicate(len(host.r_data)))]
+        return bus
+
+    def _trace(self, m, slices):
+        """Status pins, and what a simulation wants to see."""
+        sequencer = self._sequencer
+        m.d.comb += [self.o_barrier.eq(sequencer.barrier), self.o_running.eq(sequencer.busy),
+                     self.o_fault.eq(sequencer.fault),
+                     self.trace_v_valid.eq(slices["vxm"].o_vxm.valid),
+                     self.trace_v_data.eq(slices["vxm"].o_vxm.data.as_value())]
+        m.d.comb += [self.trace_issue[QUEUES[name].id].eq(queue.issue.valid)
+                     for name, queue in self._queues.items()]
+        for bank in range(self.config.mem_banks):
+            unit = slices[f"mem{bank}"]
+            m.d.comb += [getattr(self, f"trace_w{bank}_{name}").eq(getattr(unit, f"w_{name}"))
+                         for name in ("valid", "address", "halves", "data")]
