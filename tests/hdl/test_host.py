@@ -1,0 +1,470 @@
+"""Host port, sequencer and registers: frames in, frames out, steps between barriers.
+
+Frames are built and checked with `struct` and `zlib` here, not with the code of the host tools.
+"""
+import struct
+import zlib
+
+import pytest
+from amaranth import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.sim import Simulator
+
+from arch.config import profile
+from arch.faults import Fault
+from arch.hostmap import (ABORT, CLEAR, NO_TOKEN, RUN, Command, EventFlag, Register, Space, Status,
+                          mem_address, row_address)
+from arch.queues import QUEUES
+from hdl.host import HostPort
+from hdl.mem import MemBank
+from hdl.sequencer import Sequencer
+
+CONFIG = profile("tiny")
+CAUSES = len(Fault) - 1
+
+
+class Core(wiring.Component):
+    """Host port, sequencer and one MEM bank on the bus; queues and sampler are inputs."""
+
+    def __init__(self):
+        self.sequencer = Sequencer(config=CONFIG)
+        super().__init__({"rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)),
+                          "ended": In(len(QUEUES), init=-1), "sampled": In(CONFIG.token_bits),
+                          "causes": In(len(QUEUES) * CAUSES)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.host = host = HostPort(config=CONFIG)
+        m.submodules.sequencer = sequencer = self.sequencer
+        m.submodules.bank = bank = MemBank(config=CONFIG, bank=1)
+        connect(m, flipped(self.rx), host.rx)
+        connect(m, flipped(self.tx), host.tx)
+        connect(m, sequencer.event, host.event)
+        for end in (sequencer.host, bank.host):
+            m.d.comb += [getattr(end, name).eq(getattr(host.bus, name))
+                         for name in ("space", "address", "w_en", "r_en", "w_data")]
+        m.d.comb += [host.bus.r_data.eq(sequencer.host.r_data | bank.host.r_data),
+                     host.bus.ack.eq(sequencer.host.ack | bank.host.ack),
+                     host.busy.eq(sequencer.busy), sequencer.ended.eq(self.ended),
+                     sequencer.sampled.eq(self.sampled),
+                     sequencer.causes.as_value().eq(self.causes)]
+        return m
+
+
+def with_crc(data):
+    return data + struct.pack("<I", zlib.crc32(data))
+
+
+def header(command, tag, space, address, count):
+    return struct.pack("<BBBBIH", 0x4D, command, tag, space, address, count)
+
+
+def write_frame(tag, space, address, words):
+    return (with_crc(header(Command.WRITE, tag, space, address, len(words)))
+            + with_crc(struct.pack(f"<{len(words)}H", *words)))
+
+
+class Wire:
+    """The byte stream of a component in the simulator."""
+
+    def __init__(self, dut, ctx):
+        self.dut, self.ctx, self.received, self.cycles = dut, ctx, bytearray(), 0
+        ctx.set(dut.tx.ready, 1)
+
+    async def tick(self):
+        """One cycle; whatever is sent in it is kept."""
+        if self.ctx.get(self.dut.tx.valid) and self.ctx.get(self.dut.tx.ready):
+            self.received.append(self.ctx.get(self.dut.tx.payload))
+        await self.ctx.tick()
+        self.cycles += 1
+
+    async def send(self, data):
+        for byte in data:
+            self.ctx.set(self.dut.rx.payload, byte)
+            self.ctx.set(self.dut.rx.valid, 1)
+            for _ in range(100):
+                taken = self.ctx.get(self.dut.rx.ready)
+                await self.tick()
+                if taken:
+                    break
+            else:
+                raise AssertionError("a byte is not taken")
+        self.ctx.set(self.dut.rx.valid, 0)
+
+    async def take(self, size, limit=2000):
+        for _ in range(limit):
+            if len(self.received) >= size:
+                data = bytes(self.received[:size])
+                del self.received[:size]
+                return data
+            await self.tick()
+        raise AssertionError(f"{size} bytes expected, {bytes(self.received).hex()} received")
+
+    async def reply(self, tag, space, address, count, status=Status.OK):
+        """Take a reply; it must be intact and belong to the request."""
+        assert await self.take(14) == with_crc(
+            struct.pack("<BBBBIH", 0x6D, status, tag, space, address, count))
+
+    async def write(self, space, address, words, tag=7, status=Status.OK):
+        await self.send(write_frame(tag, space, address, words))
+        await self.reply(tag, space, address, len(words), status)
+
+    async def read(self, space, address, count, tag=9):
+        await self.send(with_crc(header(Command.READ, tag, space, address, count)))
+        await self.reply(tag, space, address, count)
+        data = await self.take(2 * count + 4)
+        assert with_crc(data[:-4]) == data
+        return list(struct.unpack(f"<{count}H", data[:-4]))
+
+    async def event(self, limit=2000):
+        """Take an event: flags, position, token, cycles."""
+        data = await self.take(14, limit)
+        assert with_crc(data[:-4]) == data
+        sync, flags, position, token, cycles = struct.unpack("<BBHHI", data[:-4])
+        assert sync == 0x65
+        return EventFlag(flags), position, token, cycles
+
+
+def simulate(scenario):
+    """Run ``scenario(wire, dut)`` on a `Core`; returns the cycles on which there was a barrier."""
+    dut, barriers = Core(), []
+
+    async def testbench(ctx):
+        wire = Wire(dut, ctx)
+        await scenario(wire, dut)
+
+    async def barrier_monitor(ctx):
+        cycle = 0
+        async for _, _, barrier in ctx.tick().sample(dut.sequencer.barrier):
+            if barrier:
+                barriers.append(cycle)
+            cycle += 1
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(testbench)
+    simulator.add_testbench(barrier_monitor, background=True)
+    simulator.run()
+    return barriers
+
+
+def test_write_and_read_back():
+    async def scenario(wire, dut):
+        address = mem_address(CONFIG, 1, 5, 0)
+        words = [(0x1234 + 0x777 * index) & 0xFFFF for index in range(3 * CONFIG.lanes)]
+        started = wire.cycles
+        await wire.write(Space.MEM, address, words)
+        assert wire.cycles - started < 2 * 2 * len(words) + 64  # about 1.5 cycles a byte
+        assert await wire.read(Space.MEM, address, len(words)) == words
+        assert await wire.read(Space.MEM, address + 3, 2) == words[3:5]
+        await wire.write(Space.MEM, address + 9, [0xBEEF])
+        assert await wire.read(Space.MEM, address + 8, 3) == [words[8], 0xBEEF, words[10]]
+        await wire.write(Space.TOKENS, 3, [7, 8, 9])
+        assert await wire.read(Space.TOKENS, 2, 4) == [0, 7, 8, 9]
+        await wire.write(Space.ROWS, row_address(2, 3), [11, 12, 13])
+        assert await wire.read(Space.ROWS, row_address(2, 2), 5) == [0, 11, 12, 13, 0]
+        await wire.write(Space.ROWS, 0, [])
+        assert await wire.read(Space.ROWS, 0, 0) == []
+    simulate(scenario)
+
+
+def test_identity_and_settings():
+    async def scenario(wire, dut):
+        digest = struct.unpack("<4H", CONFIG.digest())
+        assert await wire.read(Space.REGISTERS, Register.MAGIC, 6) == [0x4D45, 1, *digest]
+        settings = list(range(100, 110))
+        await wire.write(Space.REGISTERS, Register.FIRST, settings)
+        assert await wire.read(Space.REGISTERS, Register.COMMAND, 12) == [0, *settings, 0]
+        assert await wire.read(Space.REGISTERS, Register.STATUS, 3) == [0, 0, 0xFF]
+        first = await wire.read(Space.REGISTERS, Register.TIME0, 4)
+        mark = wire.cycles
+        second = await wire.read(Space.REGISTERS, Register.TIME0, 4)
+        assert first[1:] == second[1:] == [0, 0, 0]
+        assert 0 < second[0] - first[0] <= wire.cycles - mark + 60
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("space, address, count", [
+    (Space.REGISTERS, 38, 1), (Space.MEM, CONFIG.mem_banks * 64 * CONFIG.lanes - 1, 2),
+    (Space.TOKENS, CONFIG.context, 1), (9, 0, 1), (Space.ROWS, 1 << 24, 1),
+    (Space.TOKENS, 0xFFFFFFFF, 1), (255, 0, 3)])
+def test_range(space, address, count):
+    async def scenario(wire, dut):
+        await wire.send(with_crc(header(Command.READ, 1, space, address, count)))
+        await wire.reply(1, space, address, count, Status.RANGE)
+        await wire.write(space, address, [1] * count, tag=2, status=Status.RANGE)
+        assert await wire.read(Space.REGISTERS, Register.MAGIC, 1) == [0x4D45]
+    simulate(scenario)
+
+
+def test_unknown_command():
+    async def scenario(wire, dut):
+        await wire.send(with_crc(header(3, 1, Space.TOKENS, 0, 1)))
+        await wire.reply(1, Space.TOKENS, 0, 1, Status.RANGE)
+        assert await wire.read(Space.REGISTERS, Register.MAGIC, 1) == [0x4D45]
+    simulate(scenario)
+
+
+def test_damaged_frames():
+    async def scenario(wire, dut):
+        good = write_frame(5, Space.TOKENS, 0, [21, 22])
+        # A header with a wrong CRC is not answered, and what follows is skipped.
+        bad = bytearray(good[:14])
+        bad[6] ^= 1
+        await wire.send(bytes(bad) + b"\x00\x11\x6d\x65")
+        # Bytes that are no frame, then a good one.
+        await wire.send(good)
+        await wire.reply(5, Space.TOKENS, 0, 2)
+        # A damaged payload has been written, and is reported.
+        bad = bytearray(write_frame(6, Space.TOKENS, 0, [31, 32]))
+        bad[14] ^= 0x80
+        await wire.send(bytes(bad))
+        await wire.reply(6, Space.TOKENS, 0, 2, Status.CRC)
+        assert await wire.read(Space.TOKENS, 0, 2) == [31 ^ 0x80, 32]
+        bad = bytearray(write_frame(6, Space.TOKENS, 0, [31, 32]))
+        bad[-1] ^= 1
+        await wire.send(bytes(bad))
+        await wire.reply(6, Space.TOKENS, 0, 2, Status.CRC)
+    simulate(scenario)
+
+
+def test_receiver_that_pauses():
+    async def scenario(wire, dut):
+        await wire.write(Space.TOKENS, 0, [1, 2, 3])
+        await wire.send(with_crc(header(Command.READ, 1, Space.TOKENS, 0, 3)))
+        data = bytearray()
+        for cycle in range(400):
+            wire.ctx.set(dut.tx.ready, cycle % 3 == 0)
+            await wire.tick()
+        data = bytes(wire.received)
+        assert data[14:] == with_crc(struct.pack("<3H", 1, 2, 3))
+    simulate(scenario)
+
+
+async def prepare(wire, rows, prompt, **registers):
+    """Step lengths by row, as ``(generate, prompt)``; tokens of the prompt; registers."""
+    for row, (generate, given) in enumerate(rows):
+        await wire.write(Space.ROWS, row_address(row, 0),
+                         [row + 1, row + 2, row + 3, row + 4, generate, given])
+    await wire.write(Space.TOKENS, 0, prompt)
+    await wire.write(Space.REGISTERS, Register.PROMPT, [len(prompt)])
+    for name, value in {"FIRST": 0, "LIMIT": CONFIG.context, "STOP": NO_TOKEN, **registers}.items():
+        await wire.write(Space.REGISTERS, Register[name], [value])
+
+
+ROWS = [(20, 30), (41, 52), (43, 54), (45, 56)]
+
+
+def test_steps_tokens_and_events():
+    """Prompt of three, generation across a row boundary up to LIMIT."""
+
+    async def scenario(wire, dut):
+        sequencer = dut.sequencer
+        await prepare(wire, ROWS, [50, 51, 52], LIMIT=10)
+        wire.ctx.set(dut.sampled, 99)
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        status = await wire.read(Space.REGISTERS, Register.STATUS, 1)
+        assert status == [1]
+        lengths = []
+        for position in range(10):
+            flags, at, token, cycles = await wire.event()
+            lengths.append(cycles)
+            assert at == position
+            expected = EventFlag(0) if position < 2 else EventFlag.SAMPLED
+            assert flags == expected | (EventFlag.LAST if position == 9 else 0)
+            assert token == (99 if position >= 2 else 0)
+        assert lengths == [30, 30, 20, 20, 20, 20, 20, 20, 41, 41]
+        assert await wire.read(Space.TOKENS, 0, 12) == [50, 51, 52] + [99] * 8 + [0]
+        assert await wire.read(Space.REGISTERS, Register.STATUS, 8) == [0, 0, 0xFF, 0, 0, 9, 41, 0]
+        assert not wire.ctx.get(sequencer.busy)
+
+    barriers = simulate(scenario)
+    distances = [after - before for before, after in zip(barriers, barriers[1:])]
+    assert distances == [30, 30, 20, 20, 20, 20, 20, 20, 41, 41]
+
+
+def test_state_of_a_step():
+    """Position, token, row, counts and kind change with cycle 0 and hold to the last cycle."""
+    states = []
+
+    async def scenario(wire, dut):
+        await prepare(wire, ROWS, [60, 61, 62], FIRST=7, LIMIT=9)
+        await wire.write(Space.REGISTERS, Register.PROMPT, [9])
+        await wire.write(Space.TOKENS, 7, [70, 71, 72])
+        wire.ctx.set(dut.sampled, 5)
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        await wire.event()
+        await wire.event()
+
+    dut = Core()
+
+    async def testbench(ctx):
+        await scenario(Wire(dut, ctx), dut)
+
+    async def monitor(ctx):
+        sequencer = dut.sequencer
+        inside = False
+        async for _, _, barrier, stop, position, token, row, prompt, count in ctx.tick().sample(
+                sequencer.barrier, sequencer.stop, sequencer.position, sequencer.token,
+                sequencer.row, sequencer.prompt, sequencer.counts[2]):
+            if inside and not stop:
+                states.append((position, token, row, prompt, count))
+            inside = (inside or barrier) and not stop
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(testbench)
+    simulator.add_testbench(monitor, background=True)
+    simulator.run()
+    assert states == [(7, 70, 0, 1, 3)] * 30 + [(8, 71, 1, 0, 4)] * 41
+
+
+def test_stop_token_and_second_run():
+    async def scenario(wire, dut):
+        await prepare(wire, ROWS, [50], STOP=33)
+        wire.ctx.set(dut.sampled, 33)
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        assert await wire.event() == (EventFlag.SAMPLED | EventFlag.LAST, 0, 33, 20)
+        await prepare(wire, ROWS, [50], FIRST=8, LIMIT=9, STOP=34)
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        assert await wire.event() == (EventFlag.SAMPLED | EventFlag.LAST, 8, 33, 41)
+    assert len(simulate(scenario)) == 4
+
+
+def test_abort_acts_at_the_barrier():
+    async def scenario(wire, dut):
+        await prepare(wire, [(300, 300)] * 4, [50])
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        assert await wire.event() == (EventFlag.SAMPLED, 0, 0, 300)
+        await wire.write(Space.REGISTERS, Register.COMMAND, [ABORT])
+        assert await wire.event() == (EventFlag.SAMPLED | EventFlag.LAST, 1, 0, 300)
+        # The next run starts with the abort forgotten.
+        await wire.write(Space.REGISTERS, Register.LIMIT, [2])
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        assert (await wire.event())[0] == EventFlag.SAMPLED
+        assert (await wire.event())[0] == EventFlag.SAMPLED | EventFlag.LAST
+    simulate(scenario)
+
+
+def test_last_position_of_the_context():
+    async def scenario(wire, dut):
+        last = CONFIG.context - 1
+        await prepare(wire, ROWS, [50], FIRST=last, LIMIT=0xFFFF)
+        wire.ctx.set(dut.sampled, 200)
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        assert await wire.event() == (EventFlag.SAMPLED | EventFlag.LAST, last, 200, 45)
+        assert await wire.read(Space.TOKENS, 0, 2) == [50, 0]
+    simulate(scenario)
+
+
+def test_busy():
+    async def scenario(wire, dut):
+        await prepare(wire, [(400, 400)] * 4, [50], LIMIT=1)
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        await wire.write(Space.TOKENS, 0, [1, 2], status=Status.BUSY)
+        await wire.send(with_crc(header(Command.READ, 1, Space.MEM, 0, 4)))
+        await wire.reply(1, Space.MEM, 0, 4, Status.BUSY)
+        await wire.event()
+        assert await wire.read(Space.TOKENS, 0, 1) == [50]
+    simulate(scenario)
+
+
+def test_a_full_context_of_events_waits_for_a_slow_host():
+    async def scenario(wire, dut):
+        await prepare(wire, [(8, 8)] * 4, [50])
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        wire.ctx.set(dut.tx.ready, 0)
+        for _ in range(8 * CONFIG.context + 50):
+            await wire.tick()
+        wire.ctx.set(dut.tx.ready, 1)
+        for position in range(CONFIG.context):
+            flags, at, _, cycles = await wire.event()
+            assert (at, cycles) == (position, 8)
+        assert flags & EventFlag.LAST
+    simulate(scenario)
+
+
+async def after_barrier(ctx, dut, cycles):
+    """Wait for the first barrier and ``cycles`` more: 1 is cycle 0 of the step."""
+    while not ctx.get(dut.sequencer.barrier):
+        await ctx.tick()
+    for _ in range(cycles):
+        await ctx.tick()
+
+
+@pytest.mark.parametrize("cycle", [1, 57, 299])
+def test_fault_ends_the_run_at_its_step(cycle):
+    """Of two causes the lower counts, of two queues with it the lower; later ones do not."""
+    def lines(*faults):
+        return sum(1 << QUEUES[queue].id * CAUSES + fault - 1 for queue, fault in faults)
+
+    dut = Core()
+
+    async def testbench(ctx):
+        wire = Wire(dut, ctx)
+        await prepare(wire, [(300, 300)] * 4, [50])
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        flags, position, _, cycles = await wire.event()
+        assert flags == EventFlag.SAMPLED | EventFlag.LAST | EventFlag.FAULT
+        assert (position, cycles) == (0, 300)
+        assert await wire.read(Space.REGISTERS, Register.STATUS, 5) == [
+            2, Fault.ADDRESS, QUEUES["r1"].id, cycle - 1, 0]
+        # Cleared, the machine runs again.
+        await wire.write(Space.REGISTERS, Register.COMMAND, [CLEAR])
+        assert await wire.read(Space.REGISTERS, Register.STATUS, 4) == [0, 0, 0xFF, 0]
+        await wire.write(Space.REGISTERS, Register.LIMIT, [1])
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        assert (await wire.event())[0] == EventFlag.SAMPLED | EventFlag.LAST
+
+    async def faulty(ctx):
+        await after_barrier(ctx, dut, cycle + 1)
+        ctx.set(dut.causes, lines(("vxm", Fault.UNDERRUN), ("w2", Fault.ADDRESS),
+                                  ("r1", Fault.ADDRESS), ("r1", Fault.PARITY)))
+        await ctx.tick()
+        ctx.set(dut.causes, lines(("mxm", Fault.OPERAND)))
+        await ctx.tick()
+        ctx.set(dut.causes, 0)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(testbench)
+    simulator.add_testbench(faulty, background=True)
+    simulator.run()
+
+
+def test_fault_on_the_last_cycle_ends_the_next_step():
+    """Its line rises on cycle 0 of the next step; the registers still tell its own cycle."""
+    dut = Core()
+
+    async def testbench(ctx):
+        wire = Wire(dut, ctx)
+        await prepare(wire, [(300, 300)] * 4, [50])
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        assert (await wire.event())[0] == EventFlag.SAMPLED
+        assert (await wire.event())[0] == EventFlag.SAMPLED | EventFlag.LAST | EventFlag.FAULT
+        assert (await wire.read(Space.REGISTERS, Register.FAULT_CYCLE0, 1)) == [299]
+
+    async def faulty(ctx):
+        await after_barrier(ctx, dut, 301)
+        ctx.set(dut.causes, 1)
+        await ctx.tick()
+        ctx.set(dut.causes, 0)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(testbench)
+    simulator.add_testbench(faulty, background=True)
+    simulator.run()
+
+
+def test_length_fault():
+    async def scenario(wire, dut):
+        await prepare(wire, ROWS, [50])
+        wire.ctx.set(dut.ended, ((1 << len(QUEUES)) - 1) & ~(1 << QUEUES["red"].id | 1 << 14))
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        flags, position, _, cycles = await wire.event()
+        assert flags == EventFlag.SAMPLED | EventFlag.LAST | EventFlag.FAULT
+        assert await wire.read(Space.REGISTERS, Register.STATUS, 5) == [
+            2, Fault.LENGTH, QUEUES["red"].id, 19, 0]
+    simulate(scenario)
