@@ -80,6 +80,11 @@ class MemBank(wiring.Component):
     fault_write : OPERAND, ENCODING and ADDRESS.
     host : MEM of this bank, while no step runs.
     w_valid, w_address, w_halves, w_data : what a queue writes on this cycle, for simulation.
+
+    Attributes
+    ----------
+    store : `amaranth.lib.memory.Memory`
+        The array, for back-door access.
     """
 
     def __init__(self, *, config: Config, bank: int, vendor: bool = False):
@@ -93,11 +98,11 @@ class MemBank(wiring.Component):
             "host": In(BusSignature()),
             "w_valid": Out(1), "w_address": Out(config.mem_address_bits), "w_halves": Out(2),
             "w_data": Out(LANE_BITS * config.lanes)})
+        self.store = memory.Memory(shape=WORD_BITS * config.lanes, depth=config.mem_depth, init=[])
 
     def elaborate(self, platform):
         m = Module()
-        config = self._config
-        store = memory.Memory(shape=WORD_BITS * config.lanes, depth=config.mem_depth, init=[])
+        config, store = self._config, self.store
         m.submodules.data = store
         access = HostLane(self.host, Space.MEM, config.mem_depth, config.lanes, self._bank)
         word = self._read(m, store.read_port(domain="comb"), access)
@@ -167,6 +172,11 @@ class ConstBank(wiring.Component):
     o : stream CONST.
     fault : ADDRESS; PARITY on the cycle of the stream.
     host : CONSTANTS, while no step runs.
+
+    Attributes
+    ----------
+    store : `amaranth.lib.memory.Memory`
+        The array, for back-door access.
     """
 
     def __init__(self, *, config: Config, vendor: bool = False):
@@ -175,14 +185,14 @@ class ConstBank(wiring.Component):
             "issue": In(IssueSignature("const", config)),
             "o": Out(StreamSignature(LANE_BITS, config.lanes)),
             "fault": Out(FaultSignature()), "host": In(BusSignature())})
+        # The host writes only while nothing is read. A port that reads in the same cycle and a
+        # register behind it become a synchronous port without logic for a clash of both.
+        self.store = memory.Memory(shape=WORD_BITS * config.lanes, depth=config.const_depth,
+                                   init=[], attrs={"no_rw_check": 1})
 
     def elaborate(self, platform):
         m = Module()
-        config, issue, host = self._config, self.issue, self.host
-        # The host writes only while nothing is read. A port that reads in the same cycle and a
-        # register behind it become a synchronous port without logic for a clash of both.
-        store = memory.Memory(shape=WORD_BITS * config.lanes, depth=config.const_depth, init=[],
-                              attrs={"no_rw_check": 1})
+        config, issue, host, store = self._config, self.issue, self.host, self.store
         m.submodules.data = store
         read, write = store.read_port(domain="comb"), store.write_port(granularity=WORD_BITS)
         access = HostLane(host, Space.CONSTANTS, config.const_depth, config.lanes)

@@ -1,0 +1,285 @@
+"""MEM banks and constants: every cycle against a numpy array, then faults and parity."""
+import numpy as np
+import pytest
+from amaranth.hdl import Value
+from amaranth.sim import Simulator
+
+from arch.config import profile
+from arch.faults import Fault
+from arch.hostmap import Space, constant_address, mem_address
+from arch.numerics import as_lane
+from arch.queues import Stream
+from arch.timing import timing
+from hdl.mem import ConstBank, MemBank
+from hdl.signatures import fault_bit, stream_width, streams_of
+
+TINY = profile("tiny")
+CONFIGS = [TINY, TINY.replace(mem_stages=2, const_stages=3), profile("ecp5_85k")]
+BANK = 2
+LANES = TINY.lanes
+
+
+def pack(values, width):
+    return sum((int(value) & (1 << width) - 1) << width * lane
+               for lane, value in enumerate(values))
+
+
+def unpack(value, lanes):
+    return np.frombuffer(int(value).to_bytes(2 * lanes, "little"), "<i2")
+
+
+def stored(values):
+    """The word as it must lie in memory: nine bits a byte, the ninth for even parity."""
+    word = 0
+    for index, byte in enumerate(np.asarray(values, "<i2").view(np.uint8)):
+        word |= (int(byte) | (int(byte).bit_count() & 1) << 8) << 9 * index
+    return word
+
+
+def simulate(dut, testbench):
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(testbench)
+    simulator.run()
+
+
+def causes(ctx, port):
+    return {fault for fault in Fault if fault and ctx.get(port.causes) >> fault_bit(fault) & 1}
+
+
+async def access(ctx, dut, space, address, word=None, limit=10):
+    host = dut.host
+    ctx.set(host.space, int(space))
+    ctx.set(host.address, address)
+    ctx.set(host.w_data, 0 if word is None else int(word) & 0xFFFF)
+    enable = host.r_en if word is None else host.w_en
+    ctx.set(enable, 1)
+    await ctx.tick()
+    ctx.set(enable, 0)
+    for _ in range(limit):
+        if ctx.get(host.ack):
+            data = ctx.get(host.r_data)
+            await ctx.tick()
+            assert not ctx.get(host.ack) and not ctx.get(host.r_data)
+            return data
+        await ctx.tick()
+    return None
+
+
+def issue(ctx, port, **fields):
+    """Drive an issue port for this cycle; without fields, nothing is issued."""
+    ctx.set(port.valid, int(bool(fields)))
+    for name, value in fields.items():
+        ctx.set(getattr(port, name), int(value))
+
+
+def drive(ctx, dut, stream, values=None):
+    """Put values on a stream, or junk that is not valid."""
+    side, width = getattr(dut.streams, stream.name.lower()), stream_width(stream)
+    ctx.set(side.valid, int(values is not None))
+    ctx.set(Value.cast(side.data), pack(values if values is not None else [-12345] * 64, width)
+            & (1 << len(Value.cast(side.data))) - 1)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["tiny", "stages", "ecp5_85k"])
+def test_random_reads_and_writes(config):
+    """A read and a write on most cycles; a read sees every write of the cycles before it."""
+    dut, rng = MemBank(config=config, bank=BANK), np.random.default_rng(3)
+    latency, lanes, half = timing(config).mem_read, config.lanes, config.lanes // 2
+    array = np.zeros((config.mem_depth, lanes), np.int64)
+    expected, cycles = {}, 300
+    sources = [stream for stream in streams_of(config)]
+
+    async def testbench(ctx):
+        for stream in sources:
+            drive(ctx, dut, stream)
+        for cycle in range(cycles):
+            result = expected.pop(cycle, None)
+            assert ctx.get(dut.o.valid) == (result is not None)
+            if result is not None:
+                np.testing.assert_array_equal(unpack(ctx.get(Value.cast(dut.o.data)), lanes),
+                                              result)
+            assert not causes(ctx, dut.fault_read) and not causes(ctx, dut.fault_write)
+            # Few addresses, so that reads often meet the writes just before them.
+            read, write = rng.integers(0, 6, 2) * (config.mem_depth // 6)
+            issue(ctx, dut.issue_read)
+            if rng.random() < 0.8:
+                issue(ctx, dut.issue_read, address=read)
+                expected[cycle + latency] = array[read].copy()
+            for stream in sources:
+                drive(ctx, dut, stream)
+            issue(ctx, dut.issue_write)
+            written = rng.random() < 0.8
+            if written:
+                stream, halves = sources[rng.integers(len(sources))], int(rng.integers(0, 4))
+                width = stream_width(stream)
+                values = rng.integers(-(1 << width - 1), 1 << width - 1, lanes)
+                drive(ctx, dut, stream, values)
+                issue(ctx, dut.issue_write, address=write, x=int(stream), halves=halves)
+                mask = np.repeat([halves & 1, halves >> 1], half).astype(bool)
+                array[write, mask] = as_lane(values)[mask]
+                assert ctx.get(dut.w_address) == write and ctx.get(dut.w_halves) == halves
+                np.testing.assert_array_equal(unpack(ctx.get(dut.w_data), lanes), as_lane(values))
+            assert ctx.get(dut.w_valid) == written
+            await ctx.tick()
+    simulate(dut, testbench)
+    assert any(array.ravel())
+
+
+def test_write_is_seen_on_the_next_cycle_not_before():
+    dut = MemBank(config=TINY, bank=BANK)
+
+    async def testbench(ctx):
+        drive(ctx, dut, Stream.VXM, [0x12345 + lane for lane in range(LANES)])
+        issue(ctx, dut.issue_write, address=9, x=int(Stream.VXM), halves=2)
+        issue(ctx, dut.issue_read, address=9)
+        await ctx.tick()
+        issue(ctx, dut.issue_write)
+        assert ctx.get(dut.o.valid) and ctx.get(Value.cast(dut.o.data)) == 0
+        await ctx.tick()
+        found = unpack(ctx.get(Value.cast(dut.o.data)), LANES)
+        assert found.tolist() == [0, 0, 0, 0, 0x2349, 0x234A, 0x234B, 0x234C]
+        issue(ctx, dut.issue_read)
+        await ctx.tick()
+        assert not ctx.get(dut.o.valid)
+    simulate(dut, testbench)
+
+
+@pytest.mark.parametrize("fields, drive_it, port, fault", [
+    ({"address": 3, "x": Stream.PERM, "halves": 3}, False, "write", Fault.OPERAND),
+    ({"address": 3, "x": Stream.NONE, "halves": 3}, True, "write", Fault.ENCODING),
+    ({"address": 3, "x": Stream.LINK0, "halves": 3}, True, "write", Fault.ENCODING),
+    ({"address": 3, "x": 15, "halves": 3}, True, "write", Fault.ENCODING),
+    ({"address": 64, "x": Stream.PERM, "halves": 3}, True, "write", Fault.ADDRESS),
+    ({"address": 255, "x": Stream.PERM, "halves": 3}, True, "write", Fault.ADDRESS),
+    ({"address": 64}, True, "read", Fault.ADDRESS),
+    ({"address": 195}, True, "read", Fault.ADDRESS),
+])
+def test_faults(fields, drive_it, port, fault):
+    """The cause is high on the cycle after the issue, and the access is not done."""
+    dut = MemBank(config=TINY, bank=BANK)
+
+    async def testbench(ctx):
+        for lane in range(LANES):
+            await access(ctx, dut, Space.MEM, mem_address(TINY, BANK, 3, lane), 77)
+        drive(ctx, dut, Stream.PERM, [5] * LANES if drive_it else None)
+        issue(ctx, getattr(dut, f"issue_{port}"), **fields)
+        await ctx.tick()
+        issue(ctx, getattr(dut, f"issue_{port}"))
+        assert causes(ctx, getattr(dut, f"fault_{port}")) == {fault}
+        assert not ctx.get(dut.o.valid)
+        await ctx.tick()
+        assert causes(ctx, getattr(dut, f"fault_{port}")) == set()
+        for word in range(TINY.mem_depth):
+            value = await access(ctx, dut, Space.MEM, mem_address(TINY, BANK, word, 1))
+            assert value == (77 if word == 3 else 0)
+    simulate(dut, testbench)
+
+
+def test_host_access():
+    """Lanes one by one; another bank and another space are not answered."""
+    dut = MemBank(config=TINY, bank=BANK)
+
+    async def testbench(ctx):
+        for lane in range(LANES):
+            await access(ctx, dut, Space.MEM, mem_address(TINY, BANK, 40, lane), 0x8001 + lane)
+        assert await access(ctx, dut, Space.MEM, mem_address(TINY, 1, 40, 0), 5) is None
+        assert await access(ctx, dut, Space.MEM, mem_address(TINY, 1, 40, 0)) is None
+        assert await access(ctx, dut, Space.WEIGHTS, mem_address(TINY, BANK, 40, 0), 5) is None
+        for lane in range(LANES):
+            address = mem_address(TINY, BANK, 40, lane)
+            assert await access(ctx, dut, Space.MEM, address) == 0x8001 + lane
+        issue(ctx, dut.issue_read, address=40)
+        await ctx.tick()
+        assert unpack(ctx.get(Value.cast(dut.o.data)), LANES).tolist() == [
+            0x8001 + lane - 0x10000 for lane in range(LANES)]
+    simulate(dut, testbench)
+
+
+@pytest.mark.parametrize("stages", [0, 2])
+def test_parity(stages):
+    """Every stored bit is checked: one that flips gives PARITY, the cause after the stream."""
+    config = TINY.replace(mem_stages=stages)
+    rng = np.random.default_rng(5)
+
+    def once(flip):
+        dut = MemBank(config=config, bank=BANK)
+        values = rng.integers(-32768, 32768, LANES)
+
+        async def testbench(ctx):
+            for lane, value in enumerate(values):
+                await access(ctx, dut, Space.MEM, mem_address(config, BANK, 7, lane), value)
+            cell = dut.store.data[7]
+            assert ctx.get(cell) == stored(values)
+            if flip is not None:
+                ctx.set(cell, ctx.get(cell) ^ 1 << flip)
+            issue(ctx, dut.issue_read, address=7)
+            for cycle in range(1, timing(config).mem_read + 3):
+                await ctx.tick()
+                issue(ctx, dut.issue_read)
+                due = flip is not None and cycle == timing(config).mem_read + 1
+                assert causes(ctx, dut.fault_read) == ({Fault.PARITY} if due else set())
+        simulate(dut, testbench)
+    for flip in (None, 0, 7, 8, 9, 17, 18, 18 * LANES - 1, *rng.integers(0, 18 * LANES, 6)):
+        once(None if flip is None else int(flip))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["tiny", "stages", "ecp5_85k"])
+def test_constants(config):
+    """Loaded by the host, read back by it, then streamed with a read on most cycles."""
+    dut, rng = ConstBank(config=config), np.random.default_rng(4)
+    lanes, latency = config.lanes, timing(config).const_read
+    array = rng.integers(-32768, 32768, (config.const_depth, lanes))
+    words = [0, 1, config.const_depth - 1, *rng.integers(0, config.const_depth, 5).tolist()]
+    expected = {}
+
+    async def testbench(ctx):
+        for word in words:
+            for lane in range(lanes):
+                await access(ctx, dut, Space.CONSTANTS, constant_address(config, word, lane),
+                             array[word, lane])
+        for word in words:
+            lane = int(rng.integers(lanes))
+            value = await access(ctx, dut, Space.CONSTANTS, constant_address(config, word, lane))
+            assert value == array[word, lane] & 0xFFFF
+        assert ctx.get(dut.store.data[words[1]]) == stored(array[words[1]])
+        for cycle in range(100):
+            result = expected.pop(cycle, None)
+            assert ctx.get(dut.o.valid) == (result is not None)
+            if result is not None:
+                np.testing.assert_array_equal(unpack(ctx.get(Value.cast(dut.o.data)), lanes),
+                                              result)
+            assert not causes(ctx, dut.fault)
+            issue(ctx, dut.issue)
+            if rng.random() < 0.8:
+                word = words[rng.integers(len(words))]
+                issue(ctx, dut.issue, address=word)
+                expected[cycle + latency] = array[word]
+            await ctx.tick()
+    simulate(dut, testbench)
+
+
+@pytest.mark.parametrize("stages", [0, 1])
+def test_constant_faults(stages):
+    config = TINY.replace(const_stages=stages)
+    dut = ConstBank(config=config)
+    latency = timing(config).const_read
+
+    async def testbench(ctx):
+        issue(ctx, dut.issue, address=config.const_depth)
+        await ctx.tick()
+        assert causes(ctx, dut.fault) == {Fault.ADDRESS}
+        issue(ctx, dut.issue)
+        for _ in range(latency + 2):
+            assert not ctx.get(dut.o.valid)
+            await ctx.tick()
+        assert causes(ctx, dut.fault) == set()
+        cell = dut.store.data[11]
+        ctx.set(cell, ctx.get(cell) ^ 1 << 26)
+        issue(ctx, dut.issue, address=11)
+        for cycle in range(1, latency + 3):
+            await ctx.tick()
+            issue(ctx, dut.issue)
+            assert ctx.get(dut.o.valid) == (cycle == latency)
+            assert causes(ctx, dut.fault) == ({Fault.PARITY} if cycle == latency + 1 else set())
+    simulate(dut, testbench)
