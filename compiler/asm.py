@@ -87,19 +87,21 @@ class _Assembler:
     def machine(self, config, fields):
         if self.config is not None:
             raise ValueError("a second .profile: a program is for one machine")
-        changes = {}
+        known = [entry.name for entry in dataclasses.fields(Config)
+                 if entry.name not in ("name", "program_depth")]
+        changes, depths = {}, {}
         for field in fields:
             key, _, value = field.partition("=")
-            known = [entry.name for entry in dataclasses.fields(Config)
-                     if entry.name not in ("name", "program_depth")]
             if key in QUEUES or key == "*":
-                depths = dict(changes.get("program_depth", config.program_depth))
                 depths[key] = number(value, key)
-                changes["program_depth"] = tuple(depths.items())
             elif key in known:
                 changes[key] = number(value, key)
             else:
                 raise ValueError(f"no machine field {key!r}; there are {', '.join(known)}")
+        if depths:
+            # With the default depth given, the list is complete.
+            kept = {} if "*" in depths else dict(config.program_depth)
+            changes["program_depth"] = tuple((kept | depths).items())
         self.config = config.replace(**changes)
 
     def numbers(self, texts, low, high, most, what):
@@ -248,12 +250,13 @@ class _Assembler:
         known = not any(instruction[f"{name}_param"] for name in ("wait", "n1", "n2"))
         before, wait = section.cursor, instruction["wait"]
         if instruction.op == "LOOP":
-            body = section.firsts[-instruction["n2"]:] if instruction["n2"] else [None]
+            begin = len(section.firsts) - instruction["n2"]
+            first = section.firsts[begin] if begin >= 0 and known else None
             section.firsts.append(None)
-            if not known or before is None or body[0] is None:
+            if before is None or first is None:
                 section.cursor = None
             else:
-                section.cursor += (instruction["n1"] - 1) * (wait + before - body[0])
+                section.cursor += (instruction["n1"] - 1) * (wait + before - first)
             return
         first = before + wait if known and before is not None else None
         section.firsts.append(first)
@@ -293,8 +296,11 @@ class _Assembler:
                       ".weights": (self.weights_, 1, None), ".extra": (self.extra_, 4, 4),
                       ".queue": (self.queue_, 1, 1), ".word": (self.word, 1, 1)}
         if head == ".meta":
-            key, _, value = text.split(None, 1)[1].strip().partition(" ")
-            self.meta[key] = json.loads(value)
+            _, key, value = [*text.split(None, 2), "", ""][:3]
+            try:
+                self.meta[key] = json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(f".meta takes a name and a JSON value: {error}") from None
             return
         if head not in directives:
             raise ValueError(f"no directive {head}; there are "

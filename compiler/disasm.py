@@ -7,7 +7,7 @@ import numpy as np
 
 from arch.config import PROFILES, Config
 from arch.image import Image
-from arch.isa import DEFAULTS, IsaError, decode, encode, unit_of
+from arch.isa import COUNT_REGISTERS, DEFAULTS, IsaError, decode, encode, unit_of
 from compiler.asm import END_NAMES, NAMES
 
 #: Fields that mark another one as a parameter, and how the other is written then.
@@ -71,8 +71,9 @@ def _queue(queue: str, words: list, config: Config) -> list:
 def _instruction(queue: str, word: int, config: Config) -> str:
     try:
         instruction = decode(queue, word, config)
-        if encode(queue, instruction, config) != word:
-            raise IsaError("bits beyond the format")
+        counts = [instruction[name] for name in ("n1", "n2") if instruction[f"{name}_param"]]
+        if encode(queue, instruction, config) != word or max(counts, default=0) >= COUNT_REGISTERS:
+            raise IsaError("bits that no text stands for")
     except IsaError:
         return f".word {word:#x}"
     marks = {_MARKS[name][0]: _MARKS[name][1] for name in _MARKS if instruction[name]}

@@ -9,10 +9,15 @@ Ref: Kolisch, "Serial and parallel resource-constrained project scheduling metho
 EJOR 1996 (serial generation scheme); the layer loop is a modulo schedule with one iteration.
 """
 import dataclasses
+import random
 
 from arch.config import Config
 from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN, timing
 from compiler.tasks import ADD, READ, Program, Task
+
+#: Bound of the local search: evaluations times the square of the words that one looks at.
+SEARCH = 2_600_000_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -203,7 +208,6 @@ def _period(tasks, starts, order, n, config):
 
 def _improve(tasks, order, cost, tries, seed=1):
     """Local search: move single tasks to another legal place while the cost falls."""
-    import random
     rng = random.Random(seed)
     edges = _dependencies(tasks, 2)
     best, best_cost = order, cost(order)
@@ -222,7 +226,10 @@ def _improve(tasks, order, cost, tries, seed=1):
 
 
 def orders(program: Program, config: Config, rows: int, tries: int = 0) -> tuple:
-    """One order of tasks per section, good over all rows."""
+    """One order of tasks per section, good over all rows.
+
+    ``tries`` bounds the steps of local search; large programs get fewer, see `SEARCH`.
+    """
     samples = sorted({1, (rows + 1) // 2, rows})
     found = []
     for section in (program.prologue, program.body, program.epilogue):
@@ -239,7 +246,8 @@ def orders(program: Program, config: Config, rows: int, tries: int = 0) -> tuple
         candidates = [_list_order(section, n, config, weight)
                       for n in samples for weight in (0, 0.25, 1, 4, 100)]
         order = min(candidates, key=cost)
-        found.append(_improve(section, order, cost, tries) if tries else order)
+        words = sum(touch.count(n) for n in samples for task in section for touch in task.touches)
+        found.append(_improve(section, order, cost, min(tries, SEARCH // words**2)))
     return tuple(found)
 
 
