@@ -26,7 +26,9 @@ MASKED = -32768
 def rshift(x, shift):
     """``floor(x / 2**shift + 1/2)``: arithmetic right shift, halves rounded up."""
     x, shift = np.asarray(x, np.int64), np.asarray(shift, np.int64)
-    return (x + ((np.int64(1) << shift) >> 1)) >> shift
+    # Half of the last place; a shift of 63 must not pass through the sign bit of 1 << 63.
+    half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
+    return (x + half) >> shift
 
 
 def saturate(x, bits):

@@ -1,5 +1,10 @@
-"""Pipeline registers: plain delays shared by the vector, lane-moving and sampling slices."""
-from amaranth import Signal, Value
+"""Building blocks of the vector, lane-moving and sampling slices: delays, tables, right shifts.
+
+A saturating ``rshift`` of `arch.numerics` takes two stages: `shift_coarse` moves a value down by a
+multiple of four and keeps only the bits that can still matter, `shift_fine` moves the rest, rounds
+and saturates.
+"""
+from amaranth import C, Cat, Mux, Signal, Value, signed
 
 
 def delay(m, value, cycles: int, name: str, *, reset: bool = False) -> Value:
@@ -33,3 +38,45 @@ def rom(m, index, table, name: str) -> Value:
             with m.Case(number):
                 m.d.comb += entry.eq(int(value))
     return entry
+
+
+def all_equal(value) -> Value:
+    """Whether all bits of a value are the same; so for none."""
+    return value.all() | ~value.any()
+
+
+def shift_coarse(m, value, coarse, bits: int, name: str) -> tuple:
+    """First stage: ``value`` times two, shifted right by four times ``coarse``.
+
+    Returns
+    -------
+    low : Signal
+        The lowest ``bits + 4`` bits: what a fine shift of up to 3 can reach, the rounding bit and
+        one bit of overflow included.
+    high : Signal
+        Whether a bit above those differs from the sign.
+    """
+    doubled, width = Cat(C(0, 1), value).as_signed(), bits + 4
+    high, low = Signal(name=f"{name}_high"), Signal(signed(width), name=f"{name}_low")
+    differs = [~all_equal(doubled[width - 1 + 4 * step:]) if width + 4 * step < len(doubled)
+               else C(0, 1) for step in range(1 << len(coarse))]
+    m.d.comb += [low.eq(doubled >> Cat(C(0, 2), coarse)),
+                 high.eq(Cat(differs).bit_select(coarse, 1))]
+    return low, high
+
+
+def shift_fine(m, low, high, sign, fine, bits: int, name: str) -> Value:
+    """Second stage: shift by ``fine`` (0 to 3), round, saturate to ``bits``.
+
+    Parameters
+    ----------
+    low, high : what `shift_coarse` gave.
+    sign : sign of the value that was shifted.
+    """
+    shifted, rounded = (Signal(signed(width), name=f"{name}_{part}")
+                        for width, part in ((bits + 4, "shifted"), (bits, "rounded")))
+    m.d.comb += [shifted.eq(low >> fine),
+                 rounded.eq(shifted[1:bits + 1].as_signed() + shifted[0])]
+    # Rounding itself overflows only upwards, from the largest value to the sign bit.
+    over = high | ~all_equal(shifted[bits:]) | ~sign & rounded[-1]
+    return Mux(over, Cat((~sign).replicate(bits - 1), sign).as_signed(), rounded)

@@ -1,6 +1,5 @@
 """One lane of the vector unit: a multiplier between two shifters, and the function tables."""
 import numpy as np
-
 from amaranth import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
