@@ -5,23 +5,40 @@ from amaranth.lib.wiring import In, Out
 
 from arch import isa
 from arch.config import Config
-from hdl.signatures import StreamsSignature, select
+from hdl.choose import choose, take
+from hdl.signatures import StreamsSignature
 
 
-def scaled(m, value, shift, bits: int, prefix: str):
+def scaled(m, value, shift, within, bits: int, prefix: str):
     """``activation`` of `arch.numerics`: shift-round an int16 value, saturate it symmetrically.
 
     The saturation is decided beside the rounding adder, not behind it: at the upper limit nothing
     is added, at the one value below the lower limit 1 is.
+
+    Parameters
+    ----------
+    within : Value
+        Bit i: after the shift, bit ``bits - 1 + i`` of the value still counts; see `still_counts`.
     """
-    shifted = Signal(17, name=f"{prefix}_shifted")
-    m.d.comb += shifted.eq(Cat(0, value).as_signed() >> shift)
-    rounding, rest = shifted[0], shifted[1:]
-    sign, low = rest[-1], rest[:bits]
-    outside = rest[bits - 1:].any() & ~rest[bits - 1:].all()
-    limit = (1 << bits - 1) - 1
-    carry = rounding & (low != limit) | (low == 1 << bits - 1)
-    return Mux(outside, Mux(sign, -limit, limit), (low + carry)[:bits].as_signed())
+    sign, limit = value[15], (1 << bits - 1) - 1
+    # One bit below the point takes the rounding bit along. First by 0, 4, 8 or 12, then 0 to 3.
+    padded = Cat(0, value, sign.replicate(16))
+    coarse, fine = Signal(bits + 4, name=f"{prefix}_coarse"), Signal(bits + 1, name=f"{prefix}_fine")
+    m.d.comb += [
+        coarse.eq(choose([padded[4 * step:][:bits + 4] for step in range(4)], shift[2:])),
+        fine.eq(choose([coarse[step:][:bits + 1] for step in range(4)], shift[:2]))]
+    rounding, low = fine[0], fine[1:]
+    outside = (within & (value[bits - 1:15] ^ sign.replicate(len(within)))).any()
+    carry = rounding & (low != limit) | (low == limit + 1)
+    total = Signal(bits, name=f"{prefix}_total")
+    m.d.comb += total.eq(low + carry)
+    return Mux(outside, Mux(sign, -limit, limit), total.as_signed())
+
+
+def still_counts(shift, bits: int):
+    """Which bits of an int16 value, from ``bits - 1`` to 14, a right shift leaves beyond ``bits``.
+    """
+    return Cat(shift <= place for place in range(16 - bits))
 
 
 class ActivationFeed(wiring.Component):
@@ -37,8 +54,8 @@ class ActivationFeed(wiring.Component):
     i_part, i_shift : for every issue, which ``rows`` lanes of the held vector and how much to
         shift; they meet the vector taken on the same cycle or before.
     o : activations, ``rows`` of them.
-    o_valid, o_defined : on the same cycle, whether the source carries a vector and whether its
-        number names a stream.
+    o_valid, o_defined : whether the source carries a vector, and whether its number names a
+        stream, on the cycle of ``i_source``.
     """
 
     def __init__(self, *, config: Config):
@@ -56,23 +73,23 @@ class ActivationFeed(wiring.Component):
         config = self._config
         rows = config.rows
         # Cycle t: take.
-        lanes, valid, defined = select(m, self.streams, self.i_source, config, 16, "x")
-        m.d.comb += [self.o_valid.eq(valid), self.o_defined.eq(defined & (self.i_source != 0))]
-        held = [Signal(signed(16), name=f"held_{lane}", reset_less=True)
+        lanes, valid, defined = take(m, self.streams, self.i_source, config, "x")
+        m.d.comb += [self.o_valid.eq(valid), self.o_defined.eq(defined)]
+        held = [Signal(16, name=f"held_{lane}", reset_less=True)
                 for lane in range(config.lanes)]
         with m.If(self.i_take):
             m.d.sync += [held[lane].eq(lanes[lane]) for lane in range(config.lanes)]
+        bits = config.activation_bits
         part = Signal.like(self.i_part, reset_less=True)
         shift = Signal.like(self.i_shift, reset_less=True)
-        m.d.sync += [part.eq(self.i_part), shift.eq(self.i_shift)]
+        within = Signal(16 - bits, reset_less=True)
+        m.d.sync += [part.eq(self.i_part), shift.eq(self.i_shift),
+                     within.eq(still_counts(self.i_shift, bits))]
         # Cycle t + 1: choose the part, shift, round, saturate.
         for row in range(rows):
-            lane = Signal(signed(16), name=f"lane_{row}")
-            with m.Switch(part):
-                for group in range(config.groups):
-                    with m.Case(group):
-                        m.d.comb += lane.eq(held[group * rows + row])
-            result = Signal(signed(config.activation_bits), name=f"o_{row}", reset_less=True)
-            m.d.sync += result.eq(scaled(m, lane, shift, config.activation_bits, f"lane_{row}"))
+            lane = Signal(16, name=f"lane_{row}")
+            m.d.comb += lane.eq(choose(held[row::rows], part))
+            result = Signal(signed(bits), name=f"o_{row}", reset_less=True)
+            m.d.sync += result.eq(scaled(m, lane, shift, within, bits, f"lane_{row}"))
             m.d.comb += self.o[row].eq(result)
         return m

@@ -1,5 +1,5 @@
 """Second port of the weight banks: run-time writes, read-out, and the host's way to the weights."""
-from amaranth import Array, Cat, Module, Mux, Signal, signed
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -7,8 +7,9 @@ from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS
 from hdl.cells import BYTE_BITS, parity_byte
+from hdl.choose import choose, take
 from hdl.mxm_tile import WeightPortSignature
-from hdl.signatures import (FaultSignature, IssueSignature, StreamsSignature, fault_bit, select)
+from hdl.signatures import FaultSignature, IssueSignature, StreamsSignature, fault_bit
 
 #: Cycles from ``r_en`` of the host to ``r_data``.
 HOST_READ_LATENCY = 5
@@ -101,15 +102,15 @@ class KvPort(wiring.Component):
     def _decode(self, m):
         """Cycle t: faults of the issue. Returns whether it writes and whether it reads."""
         config, issue = self._config, self.issue
-        self._lanes, valid, defined = select(m, self.streams, issue.x, config, 16, "x")
+        self._lanes, valid, defined = take(m, self.streams, issue.x, config, "x")
         writes = (issue.op == _WRITE_K) | (issue.op == _WRITE_V)
         reads = issue.op == _READ_OUT
         in_range = issue.address < config.weight_depth
         write, read = Signal(), Signal()
         m.d.comb += [write.eq(issue.valid & writes & in_range),
                      read.eq(issue.valid & reads & in_range)]
-        unknown = ~(writes | reads) | writes & (~defined | (issue.x == 0))
-        for fault, event in ((Fault.OPERAND, writes & defined & (issue.x != 0) & ~valid),
+        unknown = ~(writes | reads) | writes & ~defined
+        for fault, event in ((Fault.OPERAND, writes & defined & ~valid),
                              (Fault.ADDRESS, (writes | reads) & ~in_range),
                              (Fault.ENCODING, unknown)):
             m.d.sync += self.fault.causes[fault_bit(fault)].eq(issue.valid & event)
@@ -152,7 +153,7 @@ class KvPort(wiring.Component):
     def _write(self, m):
         """Cycle t: take the vector. Cycle t + 1: saturate, make parity."""
         config, issue, host = self._config, self.issue, self.host
-        taken = [Signal(signed(16), name=f"taken_{lane}", reset_less=True)
+        taken = [Signal(16, name=f"taken_{lane}", reset_less=True)
                  for lane in range(config.lanes)]
         part = Signal(self._part_bits, reset_less=True)
         by_host = Signal(reset_less=True)
@@ -165,7 +166,7 @@ class KvPort(wiring.Component):
         for row in range(config.rows):
             byte = Signal(BYTE_BITS, name=f"row_{row}")
             of_host = parity_byte(host_data.word_select(row % 2, 8))
-            of_part = Array(stored[row::config.rows])[part]
+            of_part = choose(stored[row::config.rows], part)
             m.d.comb += byte.eq(Mux(by_host, of_host, of_part))
             m.d.comb += [port.row_bytes[row].eq(byte) for port in self._ports]
         for lane, byte in enumerate(stored):
@@ -202,15 +203,15 @@ class KvPort(wiring.Component):
         # Cycle t + 4: choose a tile; the host takes its pair, the vector is put together.
         now = late[4]
         chosen = Signal(data.ArrayLayout(BYTE_BITS, rows))
-        words = Array(port.read.as_value() for port in self._ports)
-        m.d.comb += chosen.as_value().eq(words[now.column[tile_bits:]])
+        words = [port.read.as_value() for port in self._ports]
+        m.d.comb += chosen.as_value().eq(choose(words, now.column[tile_bits:]))
         wrong, error, error_queue = Signal(), Signal(), Signal()
         m.d.comb += wrong.eq(Cat(chosen[row].xor() for row in range(rows)).any() & now.live)
         m.d.sync += [error.eq(wrong), error_queue.eq(wrong & now.queue),
                      self.fault.causes[fault_bit(Fault.PARITY)].eq(error_queue)]
-        pairs = Array(Cat(chosen[row][:8], chosen[row + 1][:8]) for row in range(0, rows, 2))
+        pairs = [Cat(chosen[row][:8], chosen[row + 1][:8]) for row in range(0, rows, 2)]
         word = Signal(16, reset_less=True)
-        m.d.sync += word.eq(pairs[now.pair])
+        m.d.sync += word.eq(choose(pairs, now.pair))
         m.d.comb += [host.r_data.eq(word), host.r_error.eq(error),
                      self.o_valid.eq(now.live & now.emit)]
         for group in range(groups):

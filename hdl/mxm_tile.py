@@ -1,10 +1,11 @@
 """One systolic tile of the MXM: weight banks, multipliers and partial sums of a few columns."""
-from amaranth import Array, Cat, Module, Mux, Signal, signed
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from arch.config import Config
 from hdl.cells import BYTE_BITS, WORD_BITS, Multiplier, WeightBank
+from hdl.choose import choose
 
 
 def sum_bits(config: Config, count: int) -> int:
@@ -163,7 +164,7 @@ class MxmTile(wiring.Component):
         """Word of one column from port B, by row."""
         config = self._config
         read = Signal(WORD_BITS * config.pairs, reset_less=True)
-        columns = Array(Cat(self.banks[column, pair].b_r_data for pair in range(config.pairs))
-                        for column in range(config.tile_columns))
-        m.d.sync += read.eq(columns[self.port.read_column])
+        columns = [Cat(self.banks[column, pair].b_r_data for pair in range(config.pairs))
+                   for column in range(config.tile_columns)]
+        m.d.sync += read.eq(choose(columns, self.port.read_column))
         m.d.comb += self.port.read.as_value().eq(read)
