@@ -1,0 +1,62 @@
+"""One top with an instance of every slice side by side, so that all benches share one build."""
+import os
+import unittest.mock
+
+from amaranth import Module
+from amaranth.back import verilog
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out, connect, flipped
+
+from arch.config import Config, profile
+from hdl.icu import InstructionQueue
+from hdl.mem import ConstBank, MemBank
+from hdl.mxm import Mxm
+from hdl.perm import Perm
+from hdl.vxm import Vxm
+from sim import rtl, toolchain
+
+TOP = "metronome_bench"
+CONFIG = profile("tiny")
+#: The MEM bank under test; not 0, so that the bank number in host addresses matters.
+BANK = 2
+#: Queues under test. Together their formats have and lack outer repeats, addresses and an index.
+QUEUES = ("vxm", "drain", "kv", "const")
+#: Weight words of bank (column, pair) with one bit flipped from the start, by bit.
+DAMAGED_WEIGHTS = {(1, 0): (1023, 0), (6, 1): (1022, 17)}
+
+
+def slices(config: Config) -> dict:
+    """Port prefix to component."""
+    mxm = Mxm(config=config)
+    for (column, pair), (word, bit) in DAMAGED_WEIGHTS.items():
+        init = [0] * config.weight_depth
+        init[word] = 1 << bit
+        mxm.bank(column, pair).memory.init = init
+    return {
+        "mxm": mxm, "vxm": Vxm(config=config), "mem": MemBank(config=config, bank=BANK),
+        "const": ConstBank(config=config), "perm": Perm(config=config),
+        **{f"icu_{queue}": InstructionQueue(config=config, queue=queue) for queue in QUEUES}}
+
+
+class BenchTop(wiring.Component):
+    """The slices of `slices`, unconnected; a port ``p`` of a slice is ``<prefix>__p``."""
+
+    def __init__(self, *, config: Config):
+        self._slices = slices(config)
+        super().__init__({name: Out(part.signature) for name, part in self._slices.items()})
+
+    def elaborate(self, platform):
+        m = Module()
+        for name, part in self._slices.items():
+            m.submodules[name] = part
+            connect(m, flipped(getattr(self, name)), part)
+        return m
+
+
+def to_verilog() -> str:
+    """Verilog of the top. No register has an initial value: what no reset sets starts as X."""
+    yosys = toolchain.yosys()
+    with unittest.mock.patch.dict(os.environ, AMARANTH_USE_YOSYS="system", YOSYS=yosys.command[0]):
+        text = verilog.convert(BenchTop(config=CONFIG), name=TOP, emit_src=False,
+                               strip_internal_attrs=True)
+    return rtl.without_initial_values(text)
