@@ -2,8 +2,10 @@
 from arch.faults import ScheduleError
 from arch.image import Image
 from arch.isa import unit_of, word_bits
-from sim.legality import StepPlan, Written
+from sim.legality import StepPlan
 from sim.queue_model import decode_program
+from sim.weight_rules import weight_writes
+from sim.written import Written
 
 #: The input token is data: addresses that depend on it are checked for this one here, and for
 #: every other one by the machine model and the hardware.
@@ -99,7 +101,7 @@ def check_schedule(image: Image) -> None:
                     check(position, TOKEN, written)
                 except ScheduleError as error:
                     raise named(error, plan, position) from None
-            writes = [set(plan.weight_writes(position, TOKEN)) for plan in plans]
+            writes = [set(weight_writes(plan, position, TOKEN)) for plan in plans]
             written.write_weights(sorted(set.intersection(*writes)))
         if plans:
             written.mem |= plans[0].writes_mem & plans[-1].writes_mem

@@ -15,13 +15,15 @@ from arch.image import Image
 from arch.isa import Index, Order, source_is_defined
 from arch.queues import QUEUES, Stream, mem_stream
 from arch.timing import timing
+from sim import weight_rules
 from sim.queue_model import Segment, expand_step, index_values, step_length
+from sim.written import (NEVER, Written, unwritten_accumulators, unwritten_constants,
+                         unwritten_mem)
 
 #: Operand fields by unit; those of VXM may be NONE.
 SOURCES = {"mxm": ("x0", "x1"), "kv": ("x",), "vxm": ("a", "b", "c"), "perm": ("x",),
            "red": ("x",), "sample": ("x",), "mem_write": ("x",)}
 FUNCTION_OPS = ("RECIP", "RSQRT")
-_NEVER = np.iinfo(np.int64).max
 
 
 def takes(segment: Segment, groups: int) -> np.ndarray:
@@ -49,44 +51,6 @@ def accumulator(segment: Segment) -> np.ndarray:
 def emits(segment: Segment, groups: int) -> np.ndarray:
     """On which issues of a READ_OUT the vector is complete: the last of a group or of all."""
     return (segment.j % groups == groups - 1) | (segment.j == segment.n1 - 1)
-
-
-class Written:
-    """Which words a machine holds: true where something was loaded or written.
-
-    Members
-    -------
-    mem : bool array, [banks, words, halves]
-    accumulators : bool array, [entries]
-    weights : bool array, [words, rows, columns]
-    full : bool array, [words]
-        Weight words that are written in every byte.
-    """
-
-    def __init__(self, image: Image):
-        config = image.config
-        self.mem = np.zeros((config.mem_banks, config.mem_depth, 2), bool)
-        self.accumulators = np.zeros(config.accumulators, bool)
-        self.weights = np.zeros((config.weight_depth, config.rows, config.columns), bool)
-        self.weights[:len(image.weights)] = True
-        self.full = self.weights.all(axis=(1, 2))
-
-    def write_weights(self, writes) -> None:
-        """Mark ``(op, address, lane)`` of `StepPlan.weight_writes`."""
-        for op, address, lane in writes:
-            if op == "WRITE_K":
-                self.weights[address, :, lane] = True
-            else:
-                self.weights[address, lane, :] = True
-            self.full[address] = self.weights[address].all()
-
-
-@dataclasses.dataclass(frozen=True)
-class _KvWrite:
-    cycle: int
-    op: str
-    address: int
-    lane: int
 
 
 class StepPlan:
@@ -125,7 +89,7 @@ class StepPlan:
         """Segments of all queues of a unit."""
         return self.by_unit.get(name, [])
 
-    def _fault(self, fault: Fault, cycle, segment, detail: str, faults: list = None) -> None:
+    def fault(self, fault: Fault, cycle, segment, detail: str, faults: list = None) -> None:
         queue = segment if isinstance(segment, str) else segment.queue
         where = "" if isinstance(segment, str) else f"instruction {segment.pc}, {segment.op}: "
         faults = self.faults if faults is None else faults
@@ -143,19 +107,19 @@ class StepPlan:
             for field in () if segment.op == "READ_OUT" else SOURCES.get(unit, ()):
                 source = segment[field]
                 if not source_is_defined(source, self.config):
-                    self._fault(Fault.ENCODING, cycle, segment, f"{field}: no stream {source}")
+                    self.fault(Fault.ENCODING, cycle, segment, f"{field}: no stream {source}")
                 elif source == Stream.NONE and unit != "vxm":
-                    self._fault(Fault.ENCODING, cycle, segment, f"{field} must name a stream")
+                    self.fault(Fault.ENCODING, cycle, segment, f"{field} must name a stream")
             if segment["index"] > Index.TOKEN:
-                self._fault(Fault.ENCODING, cycle, segment, "index 3 is reserved")
+                self.fault(Fault.ENCODING, cycle, segment, "index 3 is reserved")
             if unit == "mxm" and segment["order"] > Order.HOLD:
-                self._fault(Fault.ENCODING, cycle, segment, "order 3 is reserved")
+                self.fault(Fault.ENCODING, cycle, segment, "order 3 is reserved")
             if unit == "perm":
                 pattern = segment["pattern"]
                 if pattern >= self.config.patterns:
-                    self._fault(Fault.ADDRESS, cycle, segment, f"there is no pattern {pattern}")
+                    self.fault(Fault.ADDRESS, cycle, segment, f"there is no pattern {pattern}")
                 elif pattern >= len(self.image.patterns):
-                    self._fault(Fault.UNWRITTEN, cycle, segment, f"pattern {pattern} is not loaded")
+                    self.fault(Fault.UNWRITTEN, cycle, segment, f"pattern {pattern} is not loaded")
 
     def result(self, segment: Segment):
         """Stream and cycles of the results of a segment; ``(None, None)`` if it has none."""
@@ -187,13 +151,13 @@ class StepPlan:
                 continue
             twice = cycles[valid[stream][cycles]]
             if len(twice):
-                self._fault(Fault.COLLISION, twice[0], segment,
-                            f"another result reaches stream {stream.name} on this cycle")
+                self.fault(Fault.COLLISION, twice[0], segment,
+                           f"another result reaches stream {stream.name} on this cycle")
             valid[stream][cycles] = True
             if len(cycles) and cycles[-1] >= self.length:
-                self._fault(Fault.LENGTH, self.length - 1, segment,
-                            f"its result is on stream {stream.name} on cycle {cycles[-1]}, the "
-                            f"step has {self.length} cycles")
+                self.fault(Fault.LENGTH, self.length - 1, segment,
+                           f"its result is on stream {stream.name} on cycle {cycles[-1]}, the "
+                           f"step has {self.length} cycles")
         return valid
 
     def _operands(self, valid: dict) -> None:
@@ -212,8 +176,8 @@ class StepPlan:
                     continue
                 missing = cycles[~valid[source][cycles]]
                 if len(missing):
-                    self._fault(Fault.OPERAND, missing[0], segment, f"{field}: stream "
-                                f"{Stream(source).name} carries no value on this cycle")
+                    self.fault(Fault.OPERAND, missing[0], segment, f"{field}: stream "
+                               f"{Stream(source).name} carries no value on this cycle")
 
     def _endings(self) -> None:
         """Effects that are still under way when the step is over."""
@@ -223,9 +187,9 @@ class StepPlan:
         for segment in self.segments:
             delay, what = after.get(segment.op, (0, ""))
             if segment.cycle[-1] + delay >= self.length:
-                self._fault(Fault.LENGTH, self.length - 1, segment,
-                            f"{what} until cycle {segment.cycle[-1] + delay}, the step has "
-                            f"{self.length} cycles")
+                self.fault(Fault.LENGTH, self.length - 1, segment,
+                           f"{what} until cycle {segment.cycle[-1] + delay}, the step has "
+                           f"{self.length} cycles")
 
     def depth(self, segment: Segment) -> int:
         """Words of the memory that the addresses of a segment go to."""
@@ -242,15 +206,15 @@ class StepPlan:
             depth = self.depth(segment)
             if addresses.min() < 0 or addresses.max() >= depth:
                 bad = np.flatnonzero((addresses < 0) | (addresses >= depth))[0]
-                self._fault(Fault.ADDRESS, segment.cycle[bad], segment,
-                            f"address {addresses[bad]} of a memory of {depth} words", faults)
+                self.fault(Fault.ADDRESS, segment.cycle[bad], segment,
+                           f"address {addresses[bad]} of a memory of {depth} words", faults)
 
     def _sampler_gap(self) -> None:
         cycles = np.concatenate([segment.cycle for segment in self.unit("sample")] or [[]])
         close = np.flatnonzero(np.diff(cycles) < self.timing.sample_gap)
         if len(close):
-            self._fault(Fault.CONFLICT, cycles[close[0] + 1], "sample", "the vector before was "
-                        f"less than {self.timing.sample_gap} cycles ago")
+            self.fault(Fault.CONFLICT, cycles[close[0] + 1], "sample", "the vector before was "
+                       f"less than {self.timing.sample_gap} cycles ago")
 
     # Arrays for the checks that need the position or what was written.
 
@@ -266,24 +230,24 @@ class StepPlan:
             entries, cycles = accumulator(segment), segment.cycle
             beyond = np.flatnonzero(entries >= config.accumulators)
             if len(beyond):
-                self._fault(Fault.ADDRESS, cycles[beyond[0]], segment, f"accumulator "
-                            f"{entries[beyond[0]]} of {config.accumulators}")
+                self.fault(Fault.ADDRESS, cycles[beyond[0]], segment, f"accumulator "
+                           f"{entries[beyond[0]]} of {config.accumulators}")
             entries = np.minimum(entries, config.accumulators - 1)
             start = np.zeros(len(cycles), bool)
             if segment.op == "MATMUL" and segment["start"]:
                 start = reduction_step(segment) == 0
             self.used_accumulators.append((segment, entries, start))
-        self.first_write = np.full((config.mem_banks, config.mem_depth, 2), _NEVER)
+        self.first_write = np.full((config.mem_banks, config.mem_depth, 2), NEVER)
         for segment in self.unit("mem_write"):
             inside = (segment.address >= 0) & (segment.address < config.mem_depth)
             first = self.first_write[QUEUES[segment.queue].bank]
             for half in range(2):
                 if segment["halves"] >> half & 1:
                     np.minimum.at(first[:, half], segment.address[inside], segment.cycle[inside])
-        self.first_start = np.full(config.accumulators, _NEVER)
+        self.first_start = np.full(config.accumulators, NEVER)
         for segment, entries, start in self.used_accumulators:
             np.minimum.at(self.first_start, entries[start], segment.cycle[start])
-        self.writes_mem, self.starts = self.first_write != _NEVER, self.first_start != _NEVER
+        self.writes_mem, self.starts = self.first_write != NEVER, self.first_start != NEVER
 
     def check(self, position: int, token: int, written: Written) -> None:
         """Raise the first fault of the step.
@@ -302,12 +266,13 @@ class StepPlan:
         faults = list(self.faults)
         values = index_values(self.config, position, token)
         self._addresses(self.indexed, values, faults)
-        self._unwritten_mem(written, faults)
-        self._unwritten_constants(values, faults)
-        self._unwritten_accumulators(written, faults)
-        writes = self._kv_writes(position, token)
-        self._conflicts(writes, faults)
-        self._unwritten_weights(position, token, writes, written, faults)
+        unwritten_mem(self, written, faults)
+        unwritten_constants(self, values, faults)
+        unwritten_accumulators(self, written, faults)
+        writes = weight_rules.kv_writes(self, position, token)
+        weight_rules.conflicts(self, writes, faults)
+        weight_rules.unwritten_weights(self, position, token, writes, written, faults)
+        weight_rules.unwritten_read_out(self, position, token, writes, written, faults)
         if faults:
             raise min(faults, key=lambda error: (error.cycle, error.fault,
                                                  QUEUES[error.queue].id))
@@ -315,144 +280,12 @@ class StepPlan:
     def check_conflicts(self, position: int, token: int, written: Written = None) -> None:
         """Only the part of `check` that may differ between any two positions of a row."""
         faults = []
-        self._conflicts(self._kv_writes(position, token), faults)
+        weight_rules.conflicts(self, weight_rules.kv_writes(self, position, token), faults)
         if faults:
             raise min(faults, key=lambda error: error.cycle)
-
-    def _unwritten_mem(self, written: Written, faults: list) -> None:
-        first = np.where(written.mem, -1, self.first_write).max(axis=2)
-        for segment in self.unit("mem_read"):
-            bank = QUEUES[segment.queue].bank
-            known = first[bank][np.clip(segment.address, 0, self.config.mem_depth - 1)]
-            early = np.flatnonzero(known >= segment.cycle)
-            if len(early):
-                self._fault(Fault.UNWRITTEN, segment.cycle[early[0]], segment,
-                            f"word {segment.address[early[0]]} was never written", faults)
-
-    def _unwritten_constants(self, values: tuple, faults: list) -> None:
-        for segment in self.unit("const"):
-            addresses = segment.indexed(values)
-            beyond = np.flatnonzero(addresses >= len(self.image.constants))
-            if len(beyond):
-                self._fault(Fault.UNWRITTEN, segment.cycle[beyond[0]], segment,
-                            f"constant {addresses[beyond[0]]} is not loaded", faults)
-
-    def _unwritten_accumulators(self, written: Written, faults: list) -> None:
-        first = np.where(written.accumulators, -_NEVER, self.first_start)
-        for segment, entries, start in self.used_accumulators:
-            known = first[entries]
-            if segment.op == "DRAIN":
-                early = known > segment.cycle - self.timing.matmul_to_drain
-            else:
-                early = ~start & (known >= segment.cycle)
-            if early.any():
-                bad = np.flatnonzero(early)[0]
-                self._fault(Fault.UNWRITTEN, segment.cycle[bad], segment,
-                            f"accumulator {entries[bad]} was never written", faults)
-
-    # Weight banks: run-time writes against the wavefront of the reads.
-
-    def _kv_writes(self, position: int, token: int) -> list:
-        """Run-time weight writes inside the memory, in order."""
-        values, writes = index_values(self.config, position, token), []
-        for segment in self.unit("kv"):
-            if segment.op == "READ_OUT":
-                continue
-            lanes = self.config.columns if segment.op == "WRITE_K" else self.config.rows
-            writes += [_KvWrite(int(cycle), segment.op, int(address), position % lanes)
-                       for cycle, address in zip(segment.cycle, segment.indexed(values))
-                       if 0 <= address < self.config.weight_depth]
-        return writes
-
-    def weight_writes(self, position: int, token: int) -> list:
-        """``(op, address, lane)`` of every run-time weight write of the step."""
-        return [(write.op, write.address, write.lane)
-                for write in self._kv_writes(position, token)]
-
-    def column_tile(self, column: int) -> int:
-        """Systolic tile of a column, counted within its half."""
-        return column % self.config.half_columns // self.config.tile_columns
-
-    def _conflicts(self, writes: list, faults: list) -> None:
-        pairs = self.config.pairs
-        for write in writes:
-            # A write issued on t happens on t + 1. Pair p of tile c of a MATMUL issued on u reads
-            # on u + p + c: one write meets a run of consecutive u.
-            if write.op == "WRITE_K":
-                low, count = self.column_tile(write.lane), pairs
-            else:
-                low, count = write.lane // 2, self.hops + 1
-            last = write.cycle + 1 - low
-            window = self.matmul_at[max(0, last - count + 1):max(0, last + 1)]
-            if (window == write.address).any():
-                self._fault(Fault.CONFLICT, write.cycle + 1, "kv",
-                            f"{write.op} to weight word {write.address} meets a MATMUL that "
-                            "reads it", faults)
-
-    def _later_v_words(self, position: int) -> set:
-        """Words that WRITE_V reaches at later positions of the same row: read before they are
-        written, times a zero activation."""
-        words = set()
-        last = (self.row + 1) * self.config.columns
-        for segment in self.unit("kv"):
-            if segment.op == "WRITE_V" and segment["index"] == Index.POSITION:
-                steps = {later >> segment["index_shift"] for later in range(position + 1, last)}
-                words.update(int(address) + step for address in segment.address for step in steps)
-        return words
-
-    def _unwritten_weights(self, position, token, writes, written, faults) -> None:
-        config = self.config
-        by_word, later_words = {}, None
-        for write in writes:
-            by_word.setdefault(write.address, []).append(write)
-        rows = np.arange(config.rows)[:, None]
-        tiles = np.array([self.column_tile(column) for column in range(config.columns)])
-        for segment in self.unit("mxm"):
-            inside = np.clip(segment.address, 0, config.weight_depth - 1)
-            for index in np.flatnonzero(~written.full[inside]):
-                address, cycle = int(segment.address[index]), int(segment.cycle[index])
-                read_cycle = cycle + rows // 2 + tiles
-                known, late = written.weights[inside[index]].copy(), False
-                for write in by_word.get(address, ()):
-                    place = np.zeros_like(known)
-                    if write.op == "WRITE_K":
-                        place[:, write.lane] = True
-                    else:
-                        place[write.lane, :] = True
-                    late = late or bool((place & ~known & (read_cycle <= write.cycle + 1)).any())
-                    known |= place & (read_cycle > write.cycle + 1)
-                if known.any() and not late:
-                    continue
-                if later_words is None:
-                    later_words = self._later_v_words(position)
-                if late or address not in later_words:
-                    self._fault(Fault.UNWRITTEN, cycle, segment, f"weight word {address} " + (
-                        "is written later in this step" if late else "was never written"), faults)
-                    break
-        self._unwritten_read_out(position, token, by_word, written, faults)
-
-    def _unwritten_read_out(self, position, token, by_word, written, faults) -> None:
-        values, column = index_values(self.config, position, token), token % self.config.columns
-        for segment in self.unit("kv"):
-            if segment.op != "READ_OUT":
-                continue
-            addresses = segment.indexed(values)
-            inside = np.clip(addresses, 0, self.config.weight_depth - 1)
-            for index in np.flatnonzero(~written.full[inside]):
-                known = written.weights[inside[index], :, column].copy()
-                for write in by_word.get(int(addresses[index]), ()):
-                    if write.cycle < segment.cycle[index]:
-                        if write.op == "WRITE_V":
-                            known[write.lane] = True
-                        elif write.lane == column:
-                            known[:] = True
-                if not known.all():
-                    self._fault(Fault.UNWRITTEN, segment.cycle[index], segment,
-                                f"weight word {addresses[index]} was never written", faults)
-                    break
 
     def advance(self, position: int, token: int, written: Written) -> None:
         """Mark in ``written`` what the step writes."""
         written.mem |= self.writes_mem
         written.accumulators |= self.starts
-        written.write_weights(self.weight_writes(position, token))
+        written.write_weights(weight_rules.weight_writes(self, position, token))

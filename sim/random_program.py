@@ -6,24 +6,18 @@ A block may be a loop. Times are arrays over the rows, because counts may be cou
 that differ between rows become delay parameters. The last blocks are for generate steps only.
 """
 import dataclasses
-import random
 
 import numpy as np
 
 from arch.config import Config
 from arch.image import Image
-from arch.isa import COUNT_REGISTERS, Index, Instruction, Order, encode, unit_of
+from arch.isa import Index, Order, unit_of
 from arch.queues import Stream, mem_stream
-from arch.timing import FIRST_ISSUE, timing
+from arch.timing import FIRST_ISSUE
+from sim.random_placement import Block, Item, NoRoom, Pattern, Placer, Writer
 
-#: Longest wait that an instruction can hold is 1023; a NOP takes up to this.
-_NOP = 500
 #: Where in a block consumers are placed, at first; their producers stand before.
 _WINDOW = (70, 110)
-
-
-class _NoRoom(Exception):
-    """A placement does not fit; it is given up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,93 +41,8 @@ class RandomProgram:
     vocabulary: int
 
 
-@dataclasses.dataclass(frozen=True)
-class _Count:
-    """A count: its value by row and, if it is one, the number of the count register."""
-    values: np.ndarray
-    register: int | None = None
-
-    def fields(self, name: str) -> dict:
-        if self.register is None:
-            return {name: int(self.values[0])}
-        return {name: self.register, f"{name}_param": 1}
-
-    @property
-    def most(self) -> int:
-        return int(self.values.max())
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pattern:
-    """When an instruction issues, relative to its first issue."""
-    n1: _Count
-    d1: int
-    n2: _Count
-    d2: int
-
-    @property
-    def period(self) -> np.ndarray:
-        return (self.n1.values - 1) * self.d1 + self.d2
-
-    @property
-    def span(self) -> np.ndarray:
-        """Cycles from the first to the last issue, by row."""
-        return (self.n2.values - 1) * self.period + (self.n1.values - 1) * self.d1
-
-    @property
-    def flat(self) -> bool:
-        """Whether formats without outer repeats can issue it."""
-        return self.n2.most == 1 and self.n2.register is None
-
-    def cycles(self, row: int) -> np.ndarray:
-        i, j = np.mgrid[:self.n2.values[row], :self.n1.values[row]]
-        return (i * self.period[row] + j * self.d1).ravel()
-
-
-@dataclasses.dataclass
-class _Item:
-    """An instruction in a block; ``start`` is by row, from the begin of the block."""
-    queue: str
-    op: str
-    fields: dict
-    pattern: _Pattern
-    start: np.ndarray
-
-    @property
-    def last(self) -> np.ndarray:
-        return self.start + self.pattern.span
-
-
-class _Block:
-    """Instructions that are placed together.
-
-    ``rounds`` is how often it runs (a loop if more than once), ``steps`` by how much LOOP moves the
-    base of each queue, ``busy`` the reserved cycles of streams that two units share.
-    """
-
-    def __init__(self, rounds: _Count, steps: dict):
-        self.rounds, self.steps = rounds, steps
-        self.items, self.busy, self.effects = [], set(), 0
-
-    def base(self, queue: str) -> tuple:
-        """Lowest and highest base that the rounds give."""
-        last = self.steps.get(queue, 0) * (self.rounds.most - 1)
-        return min(0, last), max(0, last)
-
-    def of(self, queue: str) -> list:
-        """Instructions of a queue, in order."""
-        return sorted((item for item in self.items if item.queue == queue),
-                      key=lambda item: item.start[0])
-
-    @property
-    def length(self) -> np.ndarray:
-        """Cycles until nothing of it is under way, by row."""
-        ends = [item.last for item in self.items]
-        return np.max(ends, axis=0) + self.effects + 4
-
-
-class Generator:
-    """Draws one program.
+class Generator(Placer):
+    """Draws one program: what is placed.
 
     Parameters
     ----------
@@ -146,108 +55,16 @@ class Generator:
     """
 
     def __init__(self, config: Config, seed: int, blocks: int = 4, tries: int = 14):
-        self.config, self.timing = config, timing(config)
-        self.random = random.Random(seed)
+        super().__init__(config, seed)
         self.tries = tries
-        rows = config.param_rows
-        self.counts = np.array([[self.random.randrange(1, 4) for _ in range(COUNT_REGISTERS)]
-                                for _ in range(rows)])
-        self.ones = np.ones(rows, np.int64)
-        self.block = None
         filled = self.filling()
         before = [self.random_block() for _ in range(blocks)]
         after = [self.random_block(), self.sampling_block()]
         self.blocks, self.tail = [filled, *before], after
 
-    # Drawing numbers.
-
-    def chance(self, probability: float) -> bool:
-        return self.random.random() < probability
-
-    def pick(self, *values):
-        return self.random.choice(values)
-
-    def fixed(self, value: int) -> _Count:
-        return _Count(self.ones * value)
-
-    def count(self, most: int) -> _Count:
-        """A count of up to ``most``; sometimes a count register."""
-        if most >= 3 and self.chance(0.3):
-            register = self.random.randrange(COUNT_REGISTERS)
-            return _Count(self.counts[:, register], register)
-        return self.fixed(self.random.randrange(1, most + 1))
-
-    def pattern(self, n2: bool) -> _Pattern:
-        most = self.pick(1, 1, 2, 4, 6)
-        return _Pattern(self.count(most), self.pick(1, 1, 1, 2, 3),
-                        self.count(self.pick(1, 2, 3)) if n2 else self.fixed(1),
-                        self.pick(1, 1, 2, 5))
-
-    def single(self) -> _Pattern:
-        return _Pattern(self.fixed(1), 1, self.fixed(1), 1)
-
-    # Placing.
-
-    def put(self, queue: str, op: str, fields: dict, pattern: _Pattern, start, after: int = 0):
-        """Place an instruction; ``after`` is how long its effects last behind the last issue."""
-        start = np.asarray(start) + 0 * self.ones
-        item = _Item(queue, op, fields, pattern, start)
-        if start.min() < FIRST_ISSUE:
-            raise _NoRoom
-        for other in self.block.items:
-            if other.queue == queue:
-                before = (other.last < item.start).all()
-                if not before and not (item.last < other.start).all():
-                    raise _NoRoom
-        self.block.items.append(item)
-        self.block.effects = max(self.block.effects, after)
-        return item
-
-    def reserve(self, stream: Stream, cycles_by_row) -> None:
-        """Take cycles of a stream that several units write."""
-        wanted = {(stream, row, int(cycle)) for row, cycles in enumerate(cycles_by_row)
-                  for cycle in cycles}
-        if wanted & self.block.busy:
-            raise _NoRoom
-        self.block.busy |= wanted
-
-    def address(self, queue: str, depth: int, pattern: _Pattern, reach: int = 0) -> dict:
-        """Address and strides that stay inside a memory; ``reach`` is the most an index adds."""
-        low, high = self.block.base(queue)
-        n1, n2 = pattern.n1.most - 1, pattern.n2.most - 1
-        s1 = self.pick(0, 1, 1, -1, 3, -2)
-        s2 = self.pick(0, 1, -1, 5, -4) if n2 else 0
-        low += min(0, s1 * n1) + min(0, s2 * n2)
-        high += max(0, s1 * n1) + max(0, s2 * n2) + reach
-        if high - low >= depth:
-            raise _NoRoom
-        fields = {"address": self.random.randrange(-low, depth - high), "s1": s1}
-        return fields | ({"s2": s2} if n2 else {})
-
-    def index(self, room: int) -> tuple:
-        """Index fields, and the most that they add (at most ``room``)."""
-        index = self.pick(Index.NONE, Index.POSITION, Index.TOKEN)
-        largest = {Index.NONE: 0, Index.POSITION: self.config.context - 1,
-                   Index.TOKEN: self.config.vocab_max - 1}[index]
-        shift = self.random.randrange(16)
-        if largest >> shift > room:
-            shift = 15
-        return {"index": int(index), "index_shift": shift}, largest >> shift
-
-    def attempt(self, function, *arguments) -> bool:
-        """Place something with all its producers, or nothing."""
-        block = self.block
-        kept = list(block.items), set(block.busy), block.effects
-        try:
-            function(*arguments)
-            return True
-        except _NoRoom:
-            block.items, block.busy, block.effects = kept
-            return False
-
     # Producers: a value on a stream on all cycles of a pattern.
 
-    def source(self, start, pattern: _Pattern, depth: int, none: bool = False) -> int:
+    def source(self, start, pattern: Pattern, depth: int, none: bool = False) -> int:
         """A stream that carries values from ``start`` on; places what makes them."""
         choices = ["mem", "mem", "const", "const"]
         if depth:
@@ -266,7 +83,7 @@ class Generator:
             produce = getattr(self, f"produce_{choice}")
             if self.attempt(lambda: found.append(produce(start, pattern, depth - 1))):
                 return int(found[0])
-        raise _NoRoom
+        raise NoRoom
 
     def produce_mem(self, start, pattern, depth):
         bank = self.random.randrange(self.config.mem_banks)
@@ -314,7 +131,7 @@ class Generator:
 
     def produce_read_out(self, start, pattern, depth):
         groups = self.config.groups
-        own = _Pattern(self.fixed(groups), self.pick(1, 2), self.fixed(1), 1)
+        own = Pattern(self.fixed(groups), self.pick(1, 2), self.fixed(1), 1)
         index, reach = self.index(self.config.weight_depth // 2)
         fields = self.address("kv", self.config.weight_depth, own, reach) | index
         self.put("kv", "READ_OUT", fields, own, start - self.timing.read_out - own.span,
@@ -348,7 +165,7 @@ class Generator:
         order = self.pick(Order.K_INNER, Order.K_OUTER, Order.HOLD)
         tiles = pattern.n2.most if order == Order.K_INNER else pattern.n1.most
         if tiles > self.config.accumulators:
-            raise _NoRoom
+            raise NoRoom
         fields = self.address("mxm", self.config.weight_depth, pattern)
         fields |= {"order": int(order), "start": int(self.chance(0.5)),
                    "half0": self.random.randrange(4), "shift": self.pick(0, 0, 3, 7, 8, 15),
@@ -360,13 +177,13 @@ class Generator:
             fields["half0"] = 0
             taken = -(-pattern.n1.most // groups)
             gap = groups * pattern.d1
-            given = _Pattern(self.fixed(taken), gap, pattern.n2,
+            given = Pattern(self.fixed(taken), gap, pattern.n2,
                              int(pattern.period[0]) - (taken - 1) * gap)
         for name in ("x0", "x1"):
             item.fields[name] = self.source(start, given, 2)
 
     def consume_kv(self, start):
-        pattern = _Pattern(self.count(4), self.pick(1, 2), self.fixed(1), 1)
+        pattern = Pattern(self.count(4), self.pick(1, 2), self.fixed(1), 1)
         # The address is chosen when all matmuls of the block are known.
         item = self.put("kv", self.pick("WRITE_K", "WRITE_V"), {"half0": self.random.randrange(4)},
                  pattern, start, 2)
@@ -379,20 +196,20 @@ class Generator:
         self.produce_vxm(start + self.timing.vxm, self.pattern(True), 2)
 
     def consume_sample(self, start):
-        pattern = _Pattern(self.count(3), self.timing.sample_gap + self.pick(0, 0, 1, 4),
-                           self.fixed(1), 1)
+        pattern = Pattern(self.count(3), self.timing.sample_gap + self.pick(0, 0, 1, 4),
+                          self.fixed(1), 1)
         issue = start - self.timing.sample_skew
         item = self.put("sample", "ARGMAX", {}, pattern, issue, self.timing.sample)
         item.fields["x"] = self.source(start, pattern, 2)
 
     # Blocks.
 
-    def filling(self) -> _Block:
+    def filling(self) -> Block:
         """Writes every word of MEM and every accumulator."""
         config = self.config
-        self.block = _Block(self.fixed(1), {})
+        self.block = Block(self.fixed(1), {})
         inner = 8
-        pattern = _Pattern(self.fixed(inner), 1, self.fixed(config.mem_depth // inner), 1)
+        pattern = Pattern(self.fixed(inner), 1, self.fixed(config.mem_depth // inner), 1)
         walk = {"s1": 1, "s2": inner}
         start = FIRST_ISSUE + self.timing.const_read
         self.put("const", "READ", {"s1": 1, "s2": 5}, pattern, FIRST_ISSUE, 4)
@@ -400,18 +217,18 @@ class Generator:
             self.put(f"w{bank}", "WRITE", {"x": int(Stream.CONST), "halves": 3} | walk, pattern,
                      start, 1)
         start = self.block.items[-1].last + 5
-        pattern = _Pattern(self.fixed(config.accumulators), 1, self.fixed(1), 1)
+        pattern = Pattern(self.fixed(config.accumulators), 1, self.fixed(1), 1)
         self.put("const", "READ", {"s1": 1, "address": 3}, pattern, start - self.timing.const_read)
         self.put("mxm", "MATMUL", {"x0": int(Stream.CONST), "x1": int(Stream.CONST), "start": 1,
                                    "order": int(Order.HOLD), "s2": 1}, pattern, start,
                  self.timing.matmul_to_drain)
         return self.block
 
-    def random_block(self) -> _Block:
+    def random_block(self) -> Block:
         rounds = self.count(3) if self.chance(0.5) else self.fixed(1)
         steps = {queue: self.pick(0, 1, -1, 2) for queue in self.config.queues
                  if unit_of(queue).field("s2") is not None}
-        self.block = _Block(rounds, steps)
+        self.block = Block(rounds, steps)
         consumers = [self.consume_mem] * 4 + [self.consume_mxm] * 3 + [
             self.consume_kv, self.consume_red, self.consume_vxm]
         for _ in range(self.tries):
@@ -422,8 +239,8 @@ class Generator:
         self.place_kv()
         return self.block
 
-    def sampling_block(self) -> _Block:
-        self.block = _Block(self.fixed(1), {})
+    def sampling_block(self) -> Block:
+        self.block = Block(self.fixed(1), {})
         while not self.attempt(self.consume_sample, 80 * self.ones):
             pass
         return self.block
@@ -447,7 +264,7 @@ class Generator:
             else:
                 raise AssertionError("no place for a run-time weight write")
 
-    def words(self, item: _Item, reach: int = 0) -> set:
+    def words(self, item: Item, reach: int = 0) -> set:
         """All addresses of an instruction, over rows, rounds and values of the index."""
         low, high = self.block.base(item.queue)
         n1, n2 = item.pattern.n1.most, item.pattern.n2.most
@@ -456,7 +273,7 @@ class Generator:
         return {int(address) + more for address in base.ravel()
                 for more in range(low, high + reach + 1)}
 
-    def free_of_conflict(self, write: _Item, reach: int) -> bool:
+    def free_of_conflict(self, write: Item, reach: int) -> bool:
         """Whether no matmul reads a word of ``write`` near the cycle in which it is written."""
         if write.fields["index"] == Index.NONE:
             reach = 0
@@ -490,7 +307,7 @@ class Generator:
         rows[:, :4], rows[:, 4], rows[:, 5] = self.counts, begin + 2, prompt + 2
         program, params = {}, {}
         for queue in config.queues:
-            writer = _Writer(self, queue)
+            writer = Writer(self, queue)
             for number, (block, start, period) in enumerate(begins):
                 if number == len(self.blocks) and any(other.of(queue) for other in self.tail):
                     writer.emit("END", {"n1": 2}, np.maximum(writer.last + 1, FIRST_ISSUE))
@@ -510,60 +327,6 @@ class Generator:
         shape = (config.weight_depth, config.rows, config.columns)
         return (patterns, constants.astype(np.int16),
                 numbers.integers(-127, 128, shape).astype(np.int8))
-
-
-class _Writer:
-    """Instruction words of one queue."""
-
-    def __init__(self, generator: Generator, queue: str):
-        self.generator, self.queue = generator, queue
-        self.words, self.columns = [], []
-        self.last = 0 * generator.ones
-
-    def wait(self, waits: np.ndarray) -> dict:
-        """Wait fields for waits by row."""
-        if (waits == waits[0]).all() and not self.generator.chance(0.05):
-            return {"wait": int(waits[0])}
-        column = waits.tolist()
-        if column not in self.columns:
-            self.columns.append(column)
-        if len(self.columns) > self.generator.config.param_columns:
-            raise AssertionError(f"too many delay parameters in queue {self.queue}")
-        return {"wait": self.columns.index(column), "wait_param": 1}
-
-    def word(self, op: str, fields: dict) -> None:
-        self.words.append(encode(self.queue, Instruction(op, fields), self.generator.config))
-
-    def emit(self, op: str, fields: dict, first: np.ndarray, nops: bool = True) -> None:
-        """An instruction whose first issue is on the cycles ``first``, with NOPs where needed."""
-        waits = first - self.last
-        while nops and (waits.max() > 1000
-                        or waits.min() > 2 * FIRST_ISSUE and self.generator.chance(0.1)):
-            most = min(_NOP, int(waits.min()) - 1)
-            part = self.generator.random.randrange(min(FIRST_ISSUE, most), most + 1)
-            self.word("NOP", {"wait": part})
-            self.last, waits = self.last + part, waits - part
-        self.word(op, fields | self.wait(waits))
-        self.last = first
-
-    def block(self, block: _Block, start: np.ndarray, period: np.ndarray) -> None:
-        items = block.of(self.queue)
-        if not items:
-            return
-        for item in items:
-            pattern = item.pattern
-            fields = dict(item.fields) | pattern.n1.fields("n1") | {"d1": pattern.d1}
-            if not pattern.flat:
-                fields |= pattern.n2.fields("n2") | {"d2": pattern.d2}
-            self.emit(item.op, fields, start + item.start, item is items[0])
-            self.last = start + item.last
-        if block.rounds.most > 1 or block.rounds.register is not None:
-            fields = block.rounds.fields("n1") | {"n2": len(items)}
-            if block.steps.get(self.queue):
-                fields["s2"] = block.steps[self.queue]
-            busy = items[-1].last - items[0].start
-            self.word("LOOP", fields | self.wait(period - busy))
-            self.last = self.last + (block.rounds.values - 1) * period
 
 
 def random_program(config: Config, seed: int, blocks: int = 4, tries: int = 14) -> RandomProgram:

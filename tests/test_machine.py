@@ -554,7 +554,8 @@ def test_write_log_and_watched_streams():
 
 @pytest.mark.parametrize("change, message", [
     ({"program": {"r7": [0]}}, "has no queue 'r7'"),
-    ({"program": {"perm": [0] * 65}}, "queue perm has 65 instructions, its program memory holds 64"),
+    ({"program": {"perm": [0] * 65}},
+     "queue perm has 65 instructions, its program memory holds 64"),
     ({"program": {"perm": [1 << 100]}}, "queue perm has a word of more than"),
     ({"params": {"perm": np.zeros((5, 2), int)}}, "delay parameters of perm are 5 x 2"),
     ({"params": {"send": np.zeros((1, 2), int)}}, "delay parameters for a queue 'send'"),
