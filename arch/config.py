@@ -92,6 +92,10 @@ class Config:
         need(self.columns in (self.rows, 2 * self.rows, 4 * self.rows),
              f"columns must be 1, 2 or 4 times rows, not {self.columns!r}")
         need(self.columns >= 4, f"columns must be at least 4, not {self.columns!r}")
+        for name in ("tile_columns", "weight_depth", "mem_depth", "const_depth", "patterns",
+                     "context", "param_columns"):
+            size = getattr(self, name)
+            need(size >= 1, f"{name} must be at least 1, not {size!r}")
         need(self.half_columns % self.tile_columns == 0,
              f"tile_columns must divide half of the columns, not {self.tile_columns!r}")
         need(self.weight_bits == 8, f"weight_bits must be 8, not {self.weight_bits!r}")
@@ -103,6 +107,9 @@ class Config:
              f"mem_banks must be 2 to {MEM_BANKS_MAX}, not {self.mem_banks!r}")
         need(self.context % self.columns == 0,
              f"context must be a multiple of columns, not {self.context!r}")
+        # Tokens have 16 bits, of which the highest number means none (`arch.hostmap.NO_TOKEN`).
+        need(2 <= self.vocab_max <= 0xFFFF,
+             f"vocab_max must be 2 to 65535, not {self.vocab_max!r}")
         need(self.links == 0, f"links must be 0 (reserved), not {self.links!r}")
         for field in dataclasses.fields(self):
             if field.name.endswith("_stages"):

@@ -20,26 +20,23 @@ Streams, orders and indices go by name. ``wait`` counts from the last issue befo
 cycle in the step and needs everything before it to be known. A line that ends in ``\\`` goes on. A
 queue that the text does not name ends at once; ``.bare`` leaves such queues without program.
 """
-import base64
 import dataclasses
 import json
 import re
 
-import numpy as np
-
-from arch.config import PROFILES, Config, ConfigError, profile
+from arch.config import PROFILES, ConfigError
 from arch.image import Image
 from arch.isa import (COUNT_REGISTERS, END_ALWAYS, END_IF_PROMPT, Control, Index, Instruction,
                       IsaError, Order, encode, op_code, unit_of, word_bits)
-from arch.queues import QUEUES, Stream
+from arch.queues import Stream
 from arch.timing import FIRST_ISSUE
+from compiler.asm_tables import Tables, number
 from compiler.errors import MetronomeError
 
 #: Names that stand for numbers, by field.
 NAMES = {"order": Order, "index": Index}
 NAMES |= {field: Stream for field in ("x", "x0", "x1", "a", "b", "c")}
 END_NAMES = {"ALWAYS": END_ALWAYS, "PROMPT": END_IF_PROMPT}
-ROW_FIELDS = ("counts", "generate", "prompt")
 _LABEL = re.compile(r"([A-Za-z_]\w*):$")
 
 
@@ -53,117 +50,20 @@ class AsmError(MetronomeError):
 
 @dataclasses.dataclass
 class _Section:
-    """A queue under construction. ``cursor`` is the cycle of the last issue, None if unknown;
-    ``times`` holds it before each instruction, ``firsts`` the first issue of each."""
+    """A queue under construction. ``cursor`` is the cycle of the last issue so far, ``firsts`` those
+    of the first issue of every instruction; None where a cycle is not known."""
     words: list = dataclasses.field(default_factory=list)
     labels: dict = dataclasses.field(default_factory=dict)
     cursor: int | None = 0
     firsts: list = dataclasses.field(default_factory=list)
 
 
-def number(text: str, what: str) -> int:
-    """An integer, decimal or with a prefix 0x or 0b."""
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise ValueError(f"{what} must be an integer, not {text!r}") from None
+class _Assembler(Tables):
+    """Sections of instructions, besides the tables."""
 
-
-class _Assembler:
     def __init__(self):
-        self.config = None
-        self.sections, self.queue = {}, None
-        self.params, self.rows, self.patterns, self.constants = {}, {}, {}, {}
-        self.weights, self.meta, self.extra, self.bare = {}, {}, {}, False
-
-    # Directives.
-
-    def profile(self, name, *fields):
-        self.machine(profile(name), fields)
-
-    def config_(self, name, *fields):
-        self.machine(Config(name=name), fields)
-
-    def machine(self, config, fields):
-        if self.config is not None:
-            raise ValueError("a second .profile: a program is for one machine")
-        known = [entry.name for entry in dataclasses.fields(Config)
-                 if entry.name not in ("name", "program_depth")]
-        changes, depths = {}, {}
-        for field in fields:
-            key, _, value = field.partition("=")
-            if key in QUEUES or key == "*":
-                depths[key] = number(value, key)
-            elif key in known:
-                changes[key] = number(value, key)
-            else:
-                raise ValueError(f"no machine field {key!r}; there are {', '.join(known)}")
-        if depths:
-            # With the default depth given, the list is complete.
-            kept = {} if "*" in depths else dict(config.program_depth)
-            changes["program_depth"] = tuple((kept | depths).items())
-        self.config = config.replace(**changes)
-
-    def numbers(self, texts, low, high, most, what):
-        values = [number(text, what) for text in texts]
-        for value in values:
-            if not low <= value <= high:
-                raise ValueError(f"{what} must be {low} to {high}, not {value}")
-        if len(values) > most:
-            raise ValueError(f"{len(values)} values, {most} fit")
-        return values
-
-    def row_numbers(self, text):
-        rows = self.config.param_rows
-        if text == "*":
-            return range(rows)
-        return self.numbers([text], 0, rows - 1, 1, "row")
-
-    def row(self, which, *fields):
-        given = {}
-        for field in fields:
-            key, _, value = field.partition("=")
-            if key not in ROW_FIELDS:
-                raise ValueError(f"no row field {key!r}; there are {', '.join(ROW_FIELDS)}")
-            most = COUNT_REGISTERS if key == "counts" else 1
-            given[key] = self.numbers(value.split(","), 0, 0xFFFF, most, key)
-        for row in self.row_numbers(which):
-            values = self.rows.setdefault(row, [0] * 6)
-            counts = given.get("counts", ())
-            values[:len(counts)] = counts
-            values[4:5] = given.get("generate", values[4:5])
-            values[5:6] = given.get("prompt", values[5:6])
-
-    def param(self, queue, which, *values):
-        unit_of(queue)
-        numbers = self.numbers(values, 0, 0xFFFF, self.config.param_columns, "delay")
-        for row in self.row_numbers(which):
-            self.params.setdefault(queue, {})[row] = numbers
-
-    def pattern(self, which, *values):
-        [entry] = self.numbers([which], 0, self.config.patterns - 1, 1, "pattern")
-        values = [-1 if value == "z" else value for value in values]
-        lanes = self.config.lanes
-        numbers = self.numbers(map(str, values), -1, lanes - 1, lanes, "lane")
-        self.patterns[entry] = numbers + list(range(len(numbers), lanes))
-
-    def const(self, which, *values):
-        [word] = self.numbers([which], 0, self.config.const_depth - 1, 1, "word")
-        numbers = self.numbers(values, -32768, 32767, self.config.lanes, "constant")
-        self.constants[word] = numbers + [0] * (self.config.lanes - len(numbers))
-
-    def weights_(self, which, *values):
-        [word] = self.numbers([which], 0, self.config.weight_depth - 1, 1, "word")
-        size = self.config.rows * self.config.columns
-        most = (self.config.weight_depth - word) * size
-        numbers = self.numbers(values, -128, 127, most, "weight")
-        numbers += [0] * (-len(numbers) % size)
-        for offset in range(0, len(numbers), size):
-            self.weights[word + offset // size] = numbers[offset:offset + size]
-
-    def extra_(self, name, dtype, shape, data):
-        sizes = tuple(int(size) for size in shape.split(",") if size)
-        self.extra[name] = np.frombuffer(base64.b64decode(data), dtype).reshape(sizes)
+        super().__init__()
+        self.sections, self.queue, self.bare = {}, None, False
 
     def queue_(self, name):
         unit_of(name)
@@ -313,34 +213,14 @@ class _Assembler:
                              f"not {len(rest)}")
         function(*rest)
 
-    def image(self):
-        config = self.config
-        program = {queue: section.words for queue, section in self.sections.items()}
+    def program(self) -> dict:
+        """Instruction words by queue."""
+        words = {queue: section.words for queue, section in self.sections.items()}
         if not self.bare:
             end = Instruction("END", {"wait": FIRST_ISSUE})
-            program |= {queue: [encode(queue, end, config)] for queue in config.queues
-                        if queue not in program}
-        params = {}
-        for queue, table in self.params.items():
-            columns = max(map(len, table.values()))
-            params[queue] = np.zeros((max(table) + 1, columns), np.int64)
-            for row, values in table.items():
-                params[queue][row, :len(values)] = values
-        size = (config.rows, config.columns)
-        return Image(config, program, params,
-                     _table(self.rows, [0] * 6, np.int64).reshape(-1, 6),
-                     _table(self.patterns, list(range(config.lanes)), np.int64
-                            ).reshape(-1, config.lanes),
-                     _table(self.constants, [0] * config.lanes, np.int16
-                            ).reshape(-1, config.lanes),
-                     _table(self.weights, [0] * (size[0] * size[1]), np.int8).reshape(-1, *size),
-                     self.meta, self.extra)
-
-
-def _table(words, missing, dtype):
-    """Words 0 to the highest given, those between filled."""
-    count = max(words, default=-1) + 1
-    return np.array([words.get(word, missing) for word in range(count)], dtype)
+            words |= {queue: [encode(queue, end, self.config)] for queue in self.config.queues
+                      if queue not in words}
+        return words
 
 
 def split(text: str) -> list:
@@ -373,4 +253,4 @@ def assemble(text: str) -> Image:
         raise AsmError(first, "the text ends in the middle of a line that goes on")
     if assembler.config is None:
         raise AsmError(1, f"put .profile NAME first; there are {', '.join(PROFILES)}")
-    return assembler.image()
+    return assembler.image(assembler.program())

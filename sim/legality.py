@@ -9,7 +9,6 @@ import dataclasses
 
 import numpy as np
 
-from arch.config import Config
 from arch.faults import Fault, ScheduleError
 from arch.image import Image
 from arch.isa import Index, Order, source_is_defined

@@ -1,0 +1,129 @@
+"""Instruction formats: hand-computed words, round trips, every refused field."""
+import random
+
+import pytest
+
+from arch.config import PROFILES, profile
+from arch.hostmap import PROGRAM_CHUNKS
+from arch.isa import (DEFAULTS, UNITS, Control, Instruction, IsaError, decode, encode, layout,
+                      op_code, source_is_defined, unit_of, word_bits)
+from arch.queues import QUEUES, Stream, mem_stream
+
+TINY = profile("tiny")
+
+
+def test_a_word_by_hand():
+    # mem_write of tiny, lowest bits first: op 4, wait_param 1, wait 10, n1_param 1, n1 9, d1 7,
+    # n2_param 1, n2 9, d2 10, address 6, s1 7, s2 7, x 4, halves 2: 78 bits.
+    fields = {"wait": 5, "n1": 3, "d1": 2, "n2_param": 1, "n2": 1, "d2": 9, "address": 33,
+              "s1": -1, "s2": 4, "x": 7, "halves": 2}
+    parts = [(4, 4), (0, 1), (5, 10), (0, 1), (3, 9), (2, 7), (1, 1), (1, 9), (9, 10), (33, 6),
+             (127, 7), (4, 7), (7, 4), (2, 2)]
+    word, at = 0, 0
+    for value, bits in parts:
+        word |= value << at
+        at += bits
+    assert encode("w0", Instruction("WRITE", fields), TINY) == word
+    assert word_bits(UNITS["mem_write"], TINY) == at == 78
+    assert decode("w3", word, TINY).fields == fields | {"wait_param": 0, "n1_param": 0}
+
+
+def test_control_words_by_hand():
+    # Defaults: wait, n1, d1 (and n2) are 1.
+    assert encode("sample", Instruction("NOP", {"wait": 3}), TINY) == (
+        1 | 3 << 5 | 1 << 16 | 1 << 25 | 1 << 32)
+    assert encode("sample", Instruction("END", {"n1": 2}), TINY) == (
+        3 | 1 << 5 | 2 << 16 | 1 << 25 | 1 << 32)
+    assert [op_code(UNITS["vxm"], name) for name in ("NOP", "LOOP", "END", "MAC", "GELU")] == [
+        1, 2, 3, 4, 8]
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_formats_are_contiguous_and_fit_the_host_map(name):
+    config = profile(name)
+    for unit in UNITS.values():
+        at = 0
+        for offset, width, _ in layout(unit, config).values():
+            assert offset == at and width > 0
+            at += width
+        assert word_bits(unit, config) == at <= 16 * PROGRAM_CHUNKS
+        assert list(layout(unit, config))[:3] == ["op", "wait_param", "wait"]
+        assert len({field.name for field in unit.fields}) == len(unit.fields)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("queue", ["mxm", "drain", "kv", "vxm", "perm", "red", "const", "sample",
+                                   "r0", "w0"])
+def test_round_trip(name, queue):
+    config, rng = profile(name), random.Random(name + queue)
+    unit = unit_of(queue)
+    for _ in range(100):
+        fields = {}
+        for field in unit.fields[1:]:
+            bits = field.bits(config)
+            low = -(1 << bits - 1) if field.signed else int(field.name in DEFAULTS)
+            high = (1 << bits - field.signed) - 1
+            fields[field.name] = rng.choice([low, high, rng.randint(low, high)])
+        op = rng.choice([op.name for op in unit.ops] + list(Control.__members__))
+        word = encode(queue, Instruction(op, fields), config)
+        assert 0 <= word < 1 << word_bits(unit, config)
+        assert decode(queue, word, config) == Instruction(op, fields)
+
+
+@pytest.mark.parametrize("name", ["tiny", "ecp5_85k"])
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+def test_every_field_refuses_what_does_not_fit(name, unit):
+    config = profile(name)
+    queue = next(queue for queue in QUEUES if QUEUES[queue].unit == unit.name)
+    for field in unit.fields[1:]:
+        bits = field.bits(config)
+        low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if field.signed else (
+            0, (1 << bits) - 1)
+        for value in (low - 1, high + 1):
+            with pytest.raises(IsaError, match=f"{queue}: {unit.ops[0].name}: {field.name} must "
+                               f"be {low} to {high}, not {value}"):
+                encode(queue, Instruction(unit.ops[0].name, {field.name: value}), config)
+
+
+@pytest.mark.parametrize("field", ["n1", "n2", "d1", "d2", "wait"])
+def test_zero_counts_and_gaps_are_refused(field):
+    with pytest.raises(IsaError, match=f"{field} must be at least 1, not 0"):
+        encode("vxm", Instruction("MAC", {field: 0}), TINY)
+
+
+@pytest.mark.parametrize("field", ["n1", "n2", "wait"])
+def test_register_and_parameter_0_exist(field):
+    encode("vxm", Instruction("MAC", {field: 0, f"{field}_param": 1}), TINY)
+
+
+def test_unknown_names():
+    with pytest.raises(IsaError, match="there is no queue 'alu'; there are mxm, drain"):
+        unit_of("alu")
+    with pytest.raises(IsaError, match="red has no operation 'DIV'; it has SUM, MAX, RECIP, RSQRT"):
+        encode("red", Instruction("DIV", {}), TINY)
+    with pytest.raises(IsaError, match="red: SUM has no field 'address'"):
+        encode("red", Instruction("SUM", {"address": 0}), TINY)
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+def test_reserved_opcodes(unit):
+    queue = next(queue for queue in QUEUES if QUEUES[queue].unit == unit.name)
+    used = {op.code for op in unit.ops} | {int(control) for control in Control}
+    assert 0 not in used and len(used) == len(unit.ops) + len(Control)
+    for code in range(16):
+        if code not in used:
+            with pytest.raises(IsaError, match=f"{queue}: opcode {code} is reserved"):
+                decode(queue, code, TINY)
+
+
+def test_streams():
+    assert [mem_stream(bank) for bank in range(4)] == [Stream.M0, Stream.M1, Stream.M2, Stream.M3]
+    assert [source_is_defined(value, TINY) for value in range(16)] == [True] * 10 + [False] * 6
+    two = TINY.replace(mem_banks=2)
+    assert [value for value in range(16) if source_is_defined(value, two)] == [0, 1, 2, 5, 6, 7, 8,
+                                                                              9]
+
+
+def test_queue_ids_are_the_order():
+    assert [queue.id for queue in QUEUES.values()] == list(range(16))
+    assert (QUEUES["w2"].unit, QUEUES["w2"].bank, QUEUES["sample"].id) == ("mem_write", 2, 7)
