@@ -218,3 +218,160 @@ def test_random_programs(queue):
                 check(bench, program, issues, expected, counts)
                 assert ended == end
     bench.run(testbench)
+
+
+def run_once(queue, program, length=40, params=(), **inputs):
+    """One step of a program; returns issues, end and faults."""
+    bench, result = Bench(queue), []
+
+    async def testbench(ctx):
+        await bench.load(ctx, program, params)
+        for name, value in inputs.items():
+            ctx.set(getattr(bench.dut, name), value)
+        await bench.barrier(ctx)
+        result.extend(await bench.step(ctx, length))
+    bench.run(testbench)
+    return result
+
+
+def cycles(issues):
+    return [issue["cycle"] for issue in issues]
+
+
+def op(queue="const", **fields):
+    return Instruction(unit_of(queue).ops[0].name, fields)
+
+
+END = Instruction("END", {"n1": 1})
+
+
+def causes(*faults):
+    return sum(1 << fault - 1 for fault in faults)
+
+
+def test_by_hand():
+    """The example of the issue rule, counted by hand."""
+    program = [op(wait=4, n1=2, d1=3, n2=2, d2=5, address=10, s1=1, s2=-2),
+               Instruction("NOP", {"wait": 6}), op(wait=1, address=1), op(wait=1, address=2), END]
+    issues, end, faults = run_once("const", program)
+    assert [(issue["cycle"], issue["address"]) for issue in issues] == [
+        (4, 10), (7, 11), (12, 8), (15, 9), (22, 1), (23, 2)]
+    assert (end, faults) == (24, [])
+
+
+def test_loop_by_hand():
+    program = [op(wait=5, address=0), op(wait=2, address=20),
+               Instruction("LOOP", {"n1": 3, "n2": 2, "wait": 4, "s2": 3}),
+               op(wait=1, address=40), END]
+    issues, end, faults = run_once("const", program)
+    assert [(issue["cycle"], issue["address"]) for issue in issues] == [
+        (5, 0), (7, 20), (11, 3), (13, 23), (17, 6), (19, 26), (20, 40)]
+    assert (end, faults) == (21, [])
+
+
+@pytest.mark.parametrize("program, expected", [
+    ([op(wait=3), END], (3, Fault.UNDERRUN)),
+    ([op(wait=2), END], (2, Fault.UNDERRUN)),
+    ([op(wait=1), END], (1, Fault.UNDERRUN)),
+    ([Instruction("NOP", {"wait": 3}), END], (3, Fault.UNDERRUN)),
+    ([op(wait=6), Instruction("LOOP", {"n1": 2, "n2": 1, "wait": 3}), END], (9, Fault.UNDERRUN)),
+    ([op(wait=6), Instruction("LOOP", {"n1": 2, "n2": 1, "wait": 2}), END], (8, Fault.UNDERRUN)),
+    ([op(wait=6), Instruction("LOOP", {"n1": 2, "n2": 1, "wait": 1}), END], (7, Fault.UNDERRUN)),
+    ([op(wait=6), op(wait=3, n1=2, n1_param=1), END], (9, Fault.UNDERRUN)),
+    ([op(wait=6), op(wait=3, n2=2, n2_param=1), END], (9, Fault.UNDERRUN)),
+    ([op(wait=6), Instruction("LOOP", {"n1": 2, "n1_param": 1, "n2": 1, "wait": 5}), END],
+     (11, Fault.UNDERRUN)),
+    ([op(wait=6), op(wait=0, wait_param=1), END], (6, Fault.UNDERRUN)),
+    ([op(wait=6), 0], (7, Fault.ENCODING)),
+    ([op(wait=6)], (7, Fault.ENCODING)),
+    ([op(wait=6), 5 | 9 << 5], (15, Fault.ENCODING)),
+    ([op(wait=6), op(wait=9, index=3)], (15, Fault.ENCODING)),
+    ([op(wait=6), Instruction("END", {"n1": 3, "wait": 2})], (8, Fault.ENCODING)),
+    ([op(wait=6), Instruction("LOOP", {"n1": 2, "n2": 2, "wait": 7}), END], (13, Fault.ENCODING)),
+    ([Instruction("LOOP", {"n1": 2, "n2": 1, "wait": 7}), END], (7, Fault.ENCODING)),
+    ([op(wait=6), op(wait=40, wait_param=1), END], (7, Fault.ENCODING)),
+], ids=lambda value: "")
+def test_faults(program, expected):
+    """One fault, on its scheduled cycle; the queue neither issues again nor ends."""
+    issues, end, faults = run_once("const", program, length=60)
+    cycle, cause = expected
+    assert faults == [(cycle, causes(cause))]
+    assert end is None
+    assert cycles(issues) == ([6] if program[0]["wait"] == 6 else [])
+
+
+def test_gap_of_zero():
+    """Unused gaps may be 0, used ones not."""
+    word = encode("const", op(wait=4, n1=3, address=1, s1=1), CONFIG) & ~(0x7F << 25)
+    field = unit_of("const").field("d1")
+    assert field.bits(CONFIG) == 7 and word & 0xF == 4
+    issues, _, faults = run_once("const", [word, END])
+    assert issues == [] and faults == [(4, causes(Fault.UNDERRUN))]
+    single = encode("const", op(wait=4, address=1), CONFIG) & ~(0x7F << 25)
+    issues, end, faults = run_once("const", [single, END])
+    assert cycles(issues) == [4] and end == 5 and faults == []
+
+
+def test_end_of_the_program_memory():
+    """A program that fills the memory may end on its last word; one that does not, faults."""
+    depth = CONFIG.depth_of("red")
+    body = [op("red", wait=4, x=1)] + [op("red", wait=1, x=1)] * (depth - 2)
+    issues, end, faults = run_once("red", [*body, END], length=depth + 10)
+    assert cycles(issues) == list(range(4, depth + 3)) and end == depth + 3 and not faults
+    issues, end, faults = run_once("red", [*body, op("red", wait=1, x=1)], length=depth + 10)
+    assert cycles(issues) == list(range(4, depth + 4)) and end is None
+    assert faults == [(depth + 4, causes(Fault.ENCODING))]
+
+
+def test_restart_and_stop_in_flight():
+    """A restart forgets repeats, a loop and its base; a stop silences the queue."""
+    bench = Bench("kv")
+    program = [op("kv", wait=4, n1=4, d1=3, address=7, s1=1, x=1),
+               Instruction("LOOP", {"n1": 5, "n2": 1, "s2": 100, "wait": 4}), END]
+
+    async def testbench(ctx):
+        await bench.load(ctx, program)
+        await bench.barrier(ctx)
+        reference = await bench.step(ctx, 100)
+        assert len(reference[0]) == 20
+        for length in range(1, 40):
+            await bench.barrier(ctx)
+            issues, _, _ = await bench.step(ctx, length, last=False)
+            assert issues == [issue for issue in reference[0] if issue["cycle"] < length]
+            assert await bench.step(ctx, 50) == (
+                [issue for issue in reference[0] if issue["cycle"] < 50], None, [])
+            ctx.set(bench.dut.stop, 1)
+            await ctx.tick()
+            ctx.set(bench.dut.stop, 0)
+            assert await bench.step(ctx, 30) == ([], None, [])
+    bench.run(testbench)
+
+
+def test_read_back():
+    """Program and parameters read back as written; unused chunks and other queues do not answer."""
+    bench, rng = Bench("vxm"), random.Random(1)
+    number, depth = QUEUES["vxm"].id, CONFIG.depth_of("vxm")
+    width = word_bits(unit_of("vxm"), CONFIG)
+
+    async def testbench(ctx):
+        words = {pc: rng.getrandbits(width) for pc in (0, 1, 2, 63, 64, depth - 1)}
+        for pc, word in words.items():
+            for chunk in range(8):
+                await bench.access(ctx, Space.PROGRAM, program_address(number, pc, chunk),
+                                   word >> 16 * chunk & 0xFFFF)
+        params = {(row, column): rng.getrandbits(10) for row in range(CONFIG.param_rows)
+                  for column in (0, 1, CONFIG.param_columns - 1)}
+        for (row, column), value in params.items():
+            await bench.access(ctx, Space.PARAMS, param_address(CONFIG, number, row, column), value)
+        for pc, word in words.items():
+            for chunk in range(8):
+                value = await bench.access(ctx, Space.PROGRAM, program_address(number, pc, chunk))
+                assert value == word >> 16 * chunk & 0xFFFF
+        for (row, column), value in params.items():
+            address = param_address(CONFIG, number, row, column)
+            assert await bench.access(ctx, Space.PARAMS, address) == value
+        with pytest.raises(AssertionError, match="no answer"):
+            await bench.access(ctx, Space.PROGRAM, program_address(number + 1, 0, 0))
+        with pytest.raises(AssertionError, match="no answer"):
+            await bench.access(ctx, Space.PARAMS, param_address(CONFIG, number - 1, 0, 0))
+    bench.run(testbench)
