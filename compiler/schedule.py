@@ -150,10 +150,12 @@ def _dependencies(tasks, n):
     return edges
 
 
-def _list_order(tasks, n, config, weight):
+def _list_order(tasks, n, config, weight, before):
     """List scheduling: always the ready task with the best start, critical ones first.
 
-    ``weight`` trades an early start (0) for a long path behind the task (large).
+    ``weight`` trades an early start (0) for a long path behind the task (large). ``before`` gives
+    the dependencies that the order must keep: those of the longest row, which touches every word
+    that a shorter one touches.
     """
     edges = _dependencies(tasks, n)
     ends = [max(use.offset(n) + use.span(n) for use in task.uses) + 1 for task in tasks]
@@ -166,7 +168,10 @@ def _list_order(tasks, n, config, weight):
         for follower, lag in followers[index]:
             behind[index] = max(behind[index], lag + behind[follower])
     queues, starts, order = _Queues(config), {}, []
-    waiting = [len(sources) for sources in edges]
+    waiting, behind_of = [len(sources) for sources in before], [[] for _ in tasks]
+    for index, sources in enumerate(before):
+        for source in sources:
+            behind_of[source].append(index)
     ready = [index for index, count in enumerate(waiting) if not count]
     while ready:
         def score(index):
@@ -178,7 +183,7 @@ def _list_order(tasks, n, config, weight):
         starts[index] = start
         queues.commit(tasks[index], n, start)
         order.append(index)
-        for follower, _ in followers[index]:
+        for follower in behind_of[index]:
             waiting[follower] -= 1
             if not waiting[follower]:
                 ready.append(follower)
@@ -206,10 +211,10 @@ def _period(tasks, starts, order, n, config):
     return period
 
 
-def _improve(tasks, order, cost, tries, seed=1):
-    """Local search: move single tasks to another legal place while the cost falls."""
+def _improve(tasks, order, cost, tries, before, seed=1):
+    """Local search: move single tasks to another place legal under ``before`` while the cost
+    falls."""
     rng = random.Random(seed)
-    edges = _dependencies(tasks, 2)
     best, best_cost = order, cost(order)
     for _ in range(tries):
         candidate = best[:]
@@ -218,7 +223,7 @@ def _improve(tasks, order, cost, tries, seed=1):
                                                                  6))))
         candidate.insert(target, index)
         place = {task: spot for spot, task in enumerate(candidate)}
-        if any(place[a] > place[b] for b in range(len(tasks)) for a in edges[b]):
+        if any(place[a] > place[b] for b in range(len(tasks)) for a in before[b]):
             continue
         if (new := cost(candidate)) <= best_cost:
             best, best_cost = candidate, new
@@ -243,11 +248,12 @@ def orders(program: Program, config: Config, rows: int, tries: int = 0) -> tuple
                            for task, start in zip(section, starts) for use in task.uses)
                 total += period if body else ends
             return total
-        candidates = [_list_order(section, n, config, weight)
+        before = _dependencies(section, rows)
+        candidates = [_list_order(section, n, config, weight, before)
                       for n in samples for weight in (0, 0.25, 1, 4, 100)]
         order = min(candidates, key=cost)
         words = sum(touch.count(n) for n in samples for task in section for touch in task.touches)
-        found.append(_improve(section, order, cost, min(tries, SEARCH // words**2)))
+        found.append(_improve(section, order, cost, min(tries, SEARCH // words**2), before))
     return tuple(found)
 
 
