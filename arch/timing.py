@@ -95,5 +95,6 @@ def timing(config: Config) -> Timing:
         reduce_function=10 + config.reduce_stages,
         sample_skew=sample_skew,
         sample_gap=config.lanes // 2,
-        sample=sample_skew + config.lanes // 2 + 8,
+        # Product (2), key, comparison; the last pair of lanes comes lanes / 2 cycles after the take.
+        sample=sample_skew + config.lanes // 2 + 4,
     )
