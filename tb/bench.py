@@ -80,10 +80,11 @@ class Bench:
         self.monitors.append(FaultMonitor(self.port(f"{name}__causes"), checker))
         return checker
 
-    def add_ports(self, *names: str) -> Checker:
-        """Checker of ports, as a dict by name, on cycles on which the first is not 0."""
+    def add_ports(self, *names: str, direct: bool = False) -> Checker:
+        """Checker of ports, as a dict by name; see `tb.monitors.PortMonitor`."""
         checker = self._checker(names[0])
-        self.monitors.append(PortMonitor({name: self.port(name) for name in names}, checker))
+        self.monitors.append(PortMonitor({name: self.port(name) for name in names}, checker,
+                                         direct))
         return checker
 
     # Time.

@@ -56,13 +56,16 @@ class PortMonitor:
     Parameters
     ----------
     handles : dict of str to handle
+    direct : bool
+        The ports follow the inputs of their cycle, without a register: these show behind the next
+        rising edge.
     """
 
-    def __init__(self, handles: dict, checker: Checker):
-        self._handles, self._checker = handles, checker
+    def __init__(self, handles: dict, checker: Checker, direct: bool = False):
+        self._handles, self._checker, self._late = handles, checker, int(direct)
         self._valid = next(iter(handles.values()))
 
     def sample(self, cycle: int) -> None:
         if number(self._valid, cycle):
-            self._checker.observe(cycle, {name: number(handle, cycle)
-                                          for name, handle in self._handles.items()})
+            self._checker.observe(cycle - self._late, {name: number(handle, cycle)
+                                                       for name, handle in self._handles.items()})

@@ -12,6 +12,7 @@ from hdl.icu import InstructionQueue
 from hdl.mem import ConstBank, MemBank
 from hdl.mxm import Mxm
 from hdl.perm import Perm
+from hdl.reduce import Red
 from hdl.vxm import Vxm
 from sim import rtl, toolchain
 
@@ -21,20 +22,21 @@ CONFIG = profile("tiny")
 BANK = 2
 #: Queues under test. Together their formats have and lack outer repeats, addresses and an index.
 QUEUES = ("vxm", "drain", "kv", "const")
-#: Weight words of bank (column, pair) with one bit flipped from the start, by bit.
+#: Words with one bit flipped from the start, ``(word, bit)``: of the weight bank (column, pair), of
+#: the MEM bank and of the constants.
 DAMAGED_WEIGHTS = {(1, 0): (1023, 0), (6, 1): (1022, 17)}
+DAMAGED_MEM, DAMAGED_CONST = (63, 18 * 5 + 17), (127, 8)
 
 
 def slices(config: Config) -> dict:
     """Port prefix to component."""
-    mxm = Mxm(config=config)
-    for (column, pair), (word, bit) in DAMAGED_WEIGHTS.items():
-        init = [0] * config.weight_depth
-        init[word] = 1 << bit
-        mxm.bank(column, pair).memory.init = init
+    mxm, mem, const = Mxm(config=config), MemBank(config=config, bank=BANK), ConstBank(config=config)
+    damaged = [(mxm.bank(*key).memory, place) for key, place in DAMAGED_WEIGHTS.items()]
+    for store, (word, bit) in (*damaged, (mem.store, DAMAGED_MEM), (const.store, DAMAGED_CONST)):
+        store.init = [1 << bit if number == word else 0 for number in range(store.depth)]
     return {
-        "mxm": mxm, "vxm": Vxm(config=config), "mem": MemBank(config=config, bank=BANK),
-        "const": ConstBank(config=config), "perm": Perm(config=config),
+        "mxm": mxm, "vxm": Vxm(config=config), "mem": mem, "const": const,
+        "perm": Perm(config=config), "red": Red(config=config),
         **{f"icu_{queue}": InstructionQueue(config=config, queue=queue) for queue in QUEUES}}
 
 

@@ -1,0 +1,232 @@
+"""Bench of a MEM bank: an array in numpy, read and written as `arch.timing` says."""
+import cocotb
+import numpy as np
+
+from arch import numerics
+from arch.faults import Fault
+from arch.hostmap import Space, mem_address
+from arch.queues import Stream
+from hdl.signatures import stream_width, streams_of
+from tb.bench import Bench, bench_test
+from tb.drivers import pack
+from tb.hostbus import HostBus
+from tb.top import BANK, CONFIG, DAMAGED_MEM
+
+STREAMS, LANES, DEPTH = streams_of(CONFIG), CONFIG.lanes, CONFIG.mem_depth
+OUTSIDE = (DEPTH, DEPTH + 1, 2 * DEPTH - 1, 4 * DEPTH - 1)
+
+
+class MemBench(Bench):
+    """Schedules reads and writes in the order of cycles, a write of a cycle behind its read."""
+
+    def __init__(self, dut):
+        super().__init__(dut, "mem")
+        self.reads = self.add_issue("issue_read", "mem_read")
+        self.writes = self.add_issue("issue_write", "mem_write")
+        self.streams, self.host = self.add_streams(), HostBus(self)
+        self.results = self.add_result("o", Stream.M0 + BANK)
+        self.read_faults = self.add_faults("fault_read")
+        self.write_faults = self.add_faults("fault_write")
+        self.trace = self.add_ports("w_valid", "w_address", "w_halves", "w_data", direct=True)
+        self.words = np.zeros((DEPTH, LANES), np.int64)
+
+    async def start(self, fill=range(0)):
+        """Reset, and write random vectors to some words by the bus."""
+        await super().start()
+        rng = np.random.default_rng(7)
+        await self.run(2)
+        for word in fill:
+            self.words[word] = rng.integers(-32768, 32768, LANES)
+            for lane in range(LANES):
+                await self.host.write(Space.MEM, mem_address(self.config, BANK, word, lane),
+                                      int(self.words[word, lane]))
+        return self.cycle + 3
+
+    def read(self, cycle, address):
+        self.reads.send(cycle, "READ", address=address)
+        if 0 <= address < DEPTH:
+            self.results.expect(cycle + self.time.mem_read, self.words[address].copy())
+        else:
+            self.read_faults.expect(cycle, {Fault.ADDRESS})
+
+    def write(self, cycle, address, source, lanes, halves=3):
+        """Write what ``source`` carries; ``lanes`` None: it carries nothing."""
+        if lanes is not None:
+            self.streams.put(cycle, source, lanes)
+        self.writes.send(cycle, "WRITE", address=address, x=source, halves=halves)
+        faults, inside = set(), 0 <= address < DEPTH
+        if not inside:
+            faults.add(Fault.ADDRESS)
+        if source not in STREAMS:
+            faults.add(Fault.ENCODING)
+        elif lanes is None:
+            faults.add(Fault.OPERAND)
+        if faults:
+            self.write_faults.expect(cycle, faults)
+            return
+        chosen = np.repeat([halves & 1, halves >> 1], LANES // 2) == 1
+        self.trace.expect(cycle, {"w_valid": 1, "w_address": address, "w_halves": halves,
+                                  "w_data": pack(lanes, 16)})
+        self.words[address] = np.where(chosen, numerics.as_lane(lanes), self.words[address])
+
+
+def lanes_for(rng, stream):
+    bits = stream_width(stream)
+    return rng.integers(-(1 << bits - 1), 1 << bits - 1, LANES)
+
+
+@bench_test
+async def quiet_after_reset(dut):
+    bench = MemBench(dut)
+    await bench.start()
+    await bench.finish(40)
+
+
+@bench_test
+async def latency(dut):
+    """A read on its cycle; a write seen ``mem_write_to_read`` later and not sooner."""
+    bench = MemBench(dut)
+    at = await bench.start(fill=(0, DEPTH - 2))
+    bench.read(at, 0)
+    bench.read(at + 1, DEPTH - 2)
+    for apart in (0, bench.time.mem_write_to_read):
+        at += 10
+        if apart:
+            bench.write(at, 0, Stream.M1, range(LANES))
+            bench.read(at + apart, 0)
+        else:
+            # In the same cycle the old word is read.
+            bench.read(at, 0)
+            bench.write(at, 0, Stream.M1, np.full(LANES, -7))
+    await bench.until(at)
+    await bench.finish()
+    assert bench.results.seen == 4
+
+
+@bench_test
+async def halves(dut):
+    """Each choice of halves changes its lanes and leaves the others."""
+    bench = MemBench(dut)
+    at = await bench.start(fill=range(4))
+    for chosen in range(4):
+        bench.write(at + chosen, chosen, Stream.CONST, range(100, 100 + LANES), chosen)
+        bench.read(at + chosen + 1, chosen)
+    await bench.until(at + 4)
+    await bench.finish()
+
+
+@bench_test
+async def every_source(dut):
+    """Each stream while all carry values; 32-bit streams are cut to their low half."""
+    bench, rng = MemBench(dut), np.random.default_rng(2)
+    at = await bench.start()
+    for number, source in enumerate(STREAMS):
+        for stream in STREAMS:
+            bench.streams.put(at + number, stream, lanes_for(rng, stream))
+        bench.write(at + number, number, source, lanes_for(rng, source))
+        bench.read(at + number + 5, number)
+    await bench.until(at + 20)
+    await bench.finish()
+
+
+@bench_test
+async def write_faults(dut):
+    """No operand, no source, no such word; nothing is written."""
+    bench = MemBench(dut)
+    at = await bench.start(fill=range(2))
+    bench.streams.put(at - 1, Stream.ACC, range(LANES))
+    bench.write(at, 0, Stream.ACC, None)
+    bench.streams.put(at + 1, Stream.ACC, range(LANES))
+    reserved = [0, *range(Stream.RED + 1, 16)]
+    for number, source in enumerate(reserved, 2):
+        bench.write(at + number, 1, source, None)
+    at += 2 + len(reserved)
+    for address in OUTSIDE:
+        bench.write(at, address, Stream.PERM, range(LANES))
+        bench.write(at + 1, address, Stream.PERM, None)
+        bench.write(at + 2, address, 15, None)
+        at += 3
+    for address in range(2):
+        bench.read(at + address, address)
+    await bench.until(at + 2)
+    await bench.finish()
+    assert bench.write_faults.seen == 1 + len(reserved) + 3 * len(OUTSIDE)
+
+
+@bench_test
+async def read_faults(dut):
+    """A read outside of the bank gives no vector, and disturbs none beside it."""
+    bench = MemBench(dut)
+    at = await bench.start(fill=range(1))
+    for number, address in enumerate(OUTSIDE):
+        bench.read(at + 2 * number, address)
+        bench.read(at + 2 * number + 1, 0)
+    await bench.until(at + 8)
+    await bench.finish()
+    assert bench.read_faults.seen == len(OUTSIDE)
+
+
+@bench_test
+async def parity(dut):
+    """A flipped bit is found by every read, with the vector, until its lane is written."""
+    bench = MemBench(dut)
+    word, bit = DAMAGED_MEM
+    lane = bit // 18
+    at = await bench.start(fill=(word - 1,))
+    assert bit % 18 in (8, 17), "the lane itself reads 0: the flipped bit is that of the parity"
+
+    def damaged_read(cycle):
+        bench.read(cycle, word)
+        bench.read_faults.expect(cycle + bench.time.mem_read, {Fault.PARITY})
+    damaged_read(at)
+    damaged_read(at + 1)
+    bench.read(at + 2, word - 1)
+    # The half without the flipped bit is written: nothing gets better.
+    bench.write(at + 3, word, Stream.M0, range(LANES), 1 if lane >= LANES // 2 else 2)
+    damaged_read(at + 4)
+    bench.write(at + 5, word, Stream.M0, range(LANES), 3)
+    bench.read(at + 6, word)
+    await bench.until(at + 6)
+    await bench.finish()
+    assert bench.read_faults.seen == 3
+
+
+@bench_test
+async def host(dut):
+    """Every lane of some words is read back; other banks and spaces are left alone."""
+    bench = MemBench(dut)
+    await bench.start(fill=(0, 5, DEPTH - 2))
+    for word in (0, 5, DEPTH - 2):
+        for lane in range(LANES):
+            address = mem_address(CONFIG, BANK, word, lane)
+            got = await bench.host.read(Space.MEM, address)
+            assert got == int(bench.words[word, lane]) & 0xFFFF
+    for bank in set(range(CONFIG.mem_banks)) - {BANK}:
+        assert await bench.host.is_ignored(Space.MEM, mem_address(CONFIG, bank, 0, 0))
+    for space in set(Space) - {Space.MEM}:
+        assert await bench.host.is_ignored(space, mem_address(CONFIG, BANK, 0, 0))
+    bench.read(bench.cycle + 2, 0)
+    await bench.finish()
+
+
+@bench_test
+@cocotb.parametrize(seed=(1, 2))
+async def random(dut, seed):
+    """Both ports busy with few words, some of it at fault."""
+    bench, rng = MemBench(dut), np.random.default_rng(seed)
+    words = range(6)
+    at = await bench.start(fill=words)
+    for cycle in range(at, at + 500):
+        def address():
+            return int(rng.choice(OUTSIDE) if rng.random() < 0.05 else rng.integers(len(words)))
+        if rng.random() < 0.8:
+            bench.read(cycle, address())
+        if rng.random() < 0.7:
+            source = STREAMS[rng.integers(len(STREAMS))]
+            lanes = lanes_for(rng, source)
+            if rng.random() < 0.1:
+                source, lanes = int(rng.integers(16)), None
+            bench.write(cycle, address(), source, lanes, int(rng.integers(4)))
+    await bench.until(at + 500)
+    await bench.finish()
+    assert bench.results.seen > 300 and bench.trace.seen > 200
