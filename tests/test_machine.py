@@ -229,10 +229,10 @@ FAULTS = {
             END"""),
     "length_of_the_sampler": (Fault.LENGTH, 59, "sample", """
         .queue const
-            READ at=46
+            READ at=54
             END
         .queue sample
-            ARGMAX at=30 x=CONST
+            ARGMAX at=38 x=CONST
             END"""),
     "unwritten_mem": (Fault.UNWRITTEN, 6, "r0", """
         .queue const
