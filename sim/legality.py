@@ -150,8 +150,11 @@ class StepPlan:
                 continue
             twice = cycles[valid[stream][cycles]]
             if len(twice):
-                self.fault(Fault.COLLISION, twice[0], segment,
-                           f"another result reaches stream {stream.name} on this cycle")
+                # On ACC the drain is blamed, whichever queue came late.
+                queue = "drain" if stream == Stream.ACC else segment.queue
+                self.fault(Fault.COLLISION, twice[0], queue, f"{segment.queue}, instruction "
+                           f"{segment.pc}: another result reaches stream {stream.name} on this "
+                           "cycle")
             valid[stream][cycles] = True
             if len(cycles) and cycles[-1] >= self.length:
                 self.fault(Fault.LENGTH, self.length - 1, segment,

@@ -132,7 +132,7 @@ class Machine:
             if not prompt:
                 if position + 1 < self.config.context:
                     self.tokens[position + 1] = self.sampled
-                if stop is not None and record.token == stop:
+                if self.sampled == stop:
                     break
         return records
 

@@ -82,7 +82,7 @@ FAULTS = {
         .queue sample
             ARGMAX at=4 x=CONST
             END"""),
-    "collision_acc": (Fault.COLLISION, 19, "kv", """
+    "collision_acc": (Fault.COLLISION, 19, "drain", """
         .queue const
             READ at=4
             END
