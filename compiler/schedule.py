@@ -252,8 +252,12 @@ def orders(program: Program, config: Config, rows: int, tries: int = 0) -> tuple
         candidates = [_list_order(section, n, config, weight, before)
                       for n in samples for weight in (0, 0.25, 1, 4, 100)]
         order = min(candidates, key=cost)
-        words = sum(touch.count(n) for n in samples for task in section for touch in task.touches)
-        found.append(_improve(section, order, cost, min(tries, SEARCH // words**2), before))
+        if body:
+            # The other sections run once and are chains.
+            words = sum(touch.count(n) for n in samples for task in section
+                        for touch in task.touches)
+            order = _improve(section, order, cost, min(tries, SEARCH // words**2), before)
+        found.append(order)
     return tuple(found)
 
 
