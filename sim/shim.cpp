@@ -13,6 +13,9 @@
 #include "Vtop___024root.h"
 #include "verilated.h"
 #include "ports.h"
+#if defined(TRACE_FST) || defined(TRACE_VCD)
+#define WAVES
+#endif
 #if defined(TRACE_FST)
 #include "verilated_fst_c.h"
 using Waves = VerilatedFstC;
@@ -52,7 +55,7 @@ struct Machine {
     std::vector<Write> writes;
     uint64_t cycle = 0, since = 0;
     bool tracing = false;
-#if defined(TRACE_FST) || defined(TRACE_VCD)
+#if defined(WAVES)
     Waves waves;
 #endif
 
@@ -60,7 +63,7 @@ struct Machine {
         // A negative seed starts every register and memory at 0 where the build allows a choice.
         context.randReset(seed < 0 ? 0 : 2);
         if (seed >= 0) context.randSeed(static_cast<int>(seed) + 1);
-#if defined(TRACE_FST) || defined(TRACE_VCD)
+#if defined(WAVES)
         context.traceEverOn(true);
 #endif
         top = std::make_unique<Vtop>(&context, "metronome");
@@ -69,20 +72,24 @@ struct Machine {
 #include "memories.h"
     }
 
-    // Settle the inputs of a cycle; the outputs then hold what they hold in that cycle.
-    void settle() {
+    // One clock edge, with the inputs as they are; the outputs then show the cycle that begins.
+    // No output of the machine depends on an input of the same cycle, so that nothing has to be
+    // settled before. Where Verilator's memory of the clock can be set back, its falling edge,
+    // which does nothing, is not simulated either.
+    void edge() {
+#if defined(PORT_CLOCK_BEFORE) && !defined(WAVES)
+        top->rootp->PORT_CLOCK_BEFORE = 0;
+#else
         top->clk = 0;
         top->eval();
-#if defined(TRACE_FST) || defined(TRACE_VCD)
+#endif
+#if defined(WAVES)
         if (waves.isOpen()) waves.dump(10 * cycle + 5);
 #endif
-    }
-
-    void edge() {
         ++cycle;
         top->clk = 1;
         top->eval();
-#if defined(TRACE_FST) || defined(TRACE_VCD)
+#if defined(WAVES)
         if (waves.isOpen()) waves.dump(10 * cycle);
 #endif
     }
@@ -108,7 +115,6 @@ struct Machine {
     }
 
     void cycle_once() {
-        settle();
         observe();
         edge();
     }
@@ -124,16 +130,13 @@ Machine* machine_new(int64_t seed) {
     top.PORT_RX_VALID = 0;
     top.PORT_TX_READY = 1;
     top.rst = 1;
-    for (int i = 0; i < 4; ++i) {
-        machine->settle();
-        machine->edge();
-    }
+    for (int i = 0; i < 4; ++i) machine->edge();
     top.rst = 0;
     return machine;
 }
 
 void machine_free(Machine* machine) {
-#if defined(TRACE_FST) || defined(TRACE_VCD)
+#if defined(WAVES)
     machine->waves.close();
 #endif
     machine->top->final();
@@ -150,7 +153,6 @@ uint64_t machine_advance(Machine* machine, const uint8_t* data, uint64_t size, u
     while (taken < size && machine->cycle < end) {
         top.PORT_RX_VALID = 1;
         top.PORT_RX_PAYLOAD = data[taken];
-        machine->settle();
         machine->observe();
         if (top.PORT_RX_READY) ++taken;
         machine->edge();
@@ -207,7 +209,7 @@ const char* machine_memory(Machine* machine, uint64_t index, void** data, uint64
 
 // Write waves to a file from now on. Returns 0, or 1 where the build has no waves.
 int machine_waves(Machine* machine, const char* path) {
-#if defined(TRACE_FST) || defined(TRACE_VCD)
+#if defined(WAVES)
     machine->top->trace(&machine->waves, 99);
     machine->waves.open(path);
     return 0;

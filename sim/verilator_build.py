@@ -29,6 +29,8 @@ COMPILE = ("-std=c++20", "-fPIC", "-O3", "-fno-strict-aliasing", "-w",
            "-DVM_SC=0", "-DVM_COVERAGE=0", "-DVM_TIMING=0")
 #: Run once at the start: not worth the compiler's time.
 COMPILE_SLOW = ("-O1",)
+#: Where Verilator keeps the level of the clock that it saw last.
+CLOCK_BEFORE = "__Vtrigprevexpr___TOP__clk__0"
 SUPPORT = ("verilated.cpp", "verilated_threads.cpp")
 
 
@@ -141,8 +143,11 @@ def _build_in(work, source, options, flags, verilator, compiler) -> None:
     if made.returncode:
         raise BuildError(f"Verilator refused {source.label}: {_first_line(made.stderr)}")
     obj = work / "obj"
-    (obj / "ports.h").write_text(source.ports)
-    (obj / "memories.h").write_text(_memory_table(obj, source))
+    header = (obj / "Vtop___024root.h").read_text()
+    clock = CLOCK_BEFORE in header
+    (obj / "ports.h").write_text(source.ports
+                                 + f"#define PORT_CLOCK_BEFORE {CLOCK_BEFORE}\n" * clock)
+    (obj / "memories.h").write_text(_memory_table(header, source))
     shutil.copy(SHIM, obj / "shim.cpp")
     include = pathlib.Path(verilator.environment["VERILATOR_ROOT"]) / "include"
     support = [include / name for name in SUPPORT]
@@ -178,9 +183,8 @@ def _first_line(text: str) -> str:
     return (telling or lines or ["no message"])[0]
 
 
-def _memory_table(obj: pathlib.Path, source: Source) -> str:
+def _memory_table(header: str, source: Source) -> str:
     """C++ that registers every memory of the map, found among the members of the model."""
-    header = (obj / "Vtop___024root.h").read_text()
     members = set(re.findall(r"^\s+VlUnpacked<.*> (\w+);", header, re.MULTILINE))
     lines = []
     for name, path in source.memories.items():
