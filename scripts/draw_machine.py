@@ -20,10 +20,23 @@ def _escape(text: str) -> str:
 
 
 class Drawing:
-    """Collects shapes."""
+    """Collects shapes.
 
-    def __init__(self):
-        self.parts = []
+    Parameters
+    ----------
+    width, height : int
+    label : str
+        What the picture shows, for those who cannot see it.
+    """
+
+    def __init__(self, width: int, height: int, label: str):
+        self.width, self.height, self.label, self.parts = width, height, label, []
+
+    def bar(self, x, y, width, height, fill, title=""):
+        """A plain rectangle; a title shows when it is pointed at."""
+        inside = f"><title>{_escape(title)}</title></rect>" if title else "/>"
+        self.parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
+                          f'height="{height:.1f}" fill="{fill}"{inside}')
 
     def box(self, x, y, width, height, fill, lines, dashed=False):
         """A rectangle; the first line is its title."""
@@ -33,7 +46,7 @@ class Drawing:
         top = y + height / 2 - (len(lines) - 1) * 8 + 5
         for number, line in enumerate(lines):
             self.text(x + width / 2, top + 16 * number, line, number == 0,
-                      _TEXT if number == 0 else _QUIET)
+                      _TEXT if number == 0 else _QUIET, size=13 if number == 0 else 11.5)
 
     def text(self, x, y, line, bold=False, colour=_TEXT, anchor="middle", size=13):
         weight = ' font-weight="600"' if bold else ""
@@ -46,13 +59,13 @@ class Drawing:
                           f'stroke-width="{2.6 if wide else 1.4}" marker-end="url(#head)"/>')
 
     def svg(self) -> str:
-        head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-                f'width="{WIDTH}" height="{HEIGHT}" role="img" '
-                'aria-label="Slices, queues, streams and memories of Metronome">')
+        head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} '
+                f'{self.height}" width="{self.width}" height="{self.height}" role="img" '
+                f'aria-label="{_escape(self.label)}">')
         defs = ('<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
                 f'markerHeight="7" orient="auto"><path d="M0 0 L10 5 L0 10 z" fill="{_LINE}"/>'
                 "</marker></defs>")
-        ground = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>'
+        ground = f'<rect width="{self.width}" height="{self.height}" fill="#ffffff"/>'
         return "\n".join([head, defs, ground, *self.parts, "</svg>"]) + "\n"
 
 
@@ -82,15 +95,15 @@ def _slices(drawing, config, t):
         drawing.box(x, y + 86, 164, 74, _SRAM,
                     [f"{half} columns x {rows} rows",
                      f"{config.weight_depth} words of {half * rows} bytes",
-                     "weights and KV, port A reads"])
+                     "weights and KV cache"])
         drawing.arrow([(x + 82, y + 160), (x + 82, y + 174)])
         drawing.box(x, y + 176, 164, 40, "#ffffff",
                     ["accumulators", f"{config.accumulators} x int32 a column"])
-    drawing.text(210, y + 238, f"port B: KV writes, read-out ({t.read_out} cycles)  .  matmul to "
-                 f"drain {t.matmul_to_drain}", colour=_QUIET)
+    drawing.text(210, y + 238, f"matmul to drain {t.matmul_to_drain} cycles; second port: KV writes, "
+                 f"read-out {t.read_out}", colour=_QUIET, size=11.5)
     lane = f"{config.lanes} lanes"
-    drawing.box(416, y, 176, 74, _SLICE, ["VXM", f"{lane}: multiply, add, max,",
-                                          f"exp2, SiLU, GELU  .  {t.vxm} cycles"])
+    drawing.box(416, y, 176, 74, _SLICE, ["VXM", "multiply, add, max, exp2,",
+                                          f"SiLU, GELU: {t.vxm} cycles"])
     drawing.box(416, y + 88, 176, 74, _SLICE, ["RED", "sum, max, 1/x, 1/sqrt",
                                                f"{t.reduce} / {t.reduce_function} cycles"])
     drawing.box(416, y + 176, 176, 74, _SLICE, ["PERM (SXM)", f"{config.patterns} lane patterns",
@@ -103,7 +116,7 @@ def _slices(drawing, config, t):
                                                f"read {t.const_read} cycles"])
     drawing.box(808, y, 168, 162, _SLICE, ["SAMPLE", "argmax, or Gumbel-max",
                                            "with Threefry noise",
-                                           f"logits {t.sample_skew} cycles after issue"])
+                                           f"logits {t.sample_skew} cycles late"])
     drawing.box(808, y + 176, 168, 74, _HOST, ["C2C links", "reserved:", "queues 16, 17"], True)
     return y + height
 
@@ -115,12 +128,15 @@ def _streams(drawing, config, top):
     names = [f"M{bank}" for bank in range(config.mem_banks)]
     names += ["CONST", "ACC (int32)", "VXM (int32)", "PERM", "RED"]
     drawing.text(40, y + 20, "Streams", True, anchor="start")
-    drawing.text(40, y + 37, "   ".join(names) + f"      each {config.lanes} lanes, each value "
-                 "there for exactly one cycle", anchor="start", colour=_QUIET)
-    for x in (122, 298, 504, 700, 892):
+    drawing.text(40, y + 37, ", ".join(names) + f": {config.lanes} lanes each; a value is there "
+                 "for exactly one cycle", anchor="start", colour=_QUIET)
+    for x in (210, 504, 700):
         drawing.arrow([(x - 14, top + 2), (x - 14, y - 2)], True)
         drawing.arrow([(x + 14, y), (x + 14, top + 4)], True)
-    drawing.text(504, top + 28, "results down, operands up", colour=_QUIET)
+    # The sampler, beside the links, takes operands only; its token goes to the sequencer.
+    drawing.arrow([(798, y), (798, top - 168), (806, top - 168)], True)
+    drawing.text(890, top + 28, "token to the sequencer", colour=_QUIET, size=11.5)
+    drawing.text(357, top + 28, "results down, operands up", colour=_QUIET, size=11.5)
     return y + 46
 
 
@@ -141,7 +157,8 @@ def _host(drawing, config, top):
 def page() -> str:
     """The SVG."""
     config = profile(SHOWN)
-    drawing, t = Drawing(), timing(config)
+    drawing = Drawing(WIDTH, HEIGHT, "Slices, queues, streams and memories of Metronome")
+    t = timing(config)
     _queue_bar(drawing, config)
     bottom = _slices(drawing, config, t)
     _host(drawing, config, _streams(drawing, config, bottom))

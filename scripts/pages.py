@@ -18,7 +18,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 #: Whole files, with the module whose ``page()`` is their text.
-FILES = {"docs/isa.md": "scripts.isa_page", "docs/machine.svg": "scripts.draw_machine"}
+FILES = {"docs/isa.md": "scripts.isa_page", "docs/machine.svg": "scripts.draw_machine",
+         "docs/layer.svg": "scripts.walkthrough"}
 #: Pages with blocks.
 PAGES = ("README.md", "docs/architecture.md", "docs/numerics.md", "docs/verification.md")
 _BLOCK = re.compile(r"(<!-- (generated|measured): (scripts/\w+\.py) (\w+) -->\n)(.*?)"
