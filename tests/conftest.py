@@ -1,0 +1,31 @@
+"""Models that several tests share, compiled once per session."""
+import pytest
+
+from arch.config import profile
+from compiler.checkpoint import ModelConfig, random_checkpoint
+from compiler.pipeline import compile_model
+
+#: Two layers, two KV heads for four heads, half a vector each; two vectors of hidden state too many
+#: to be a power of two.
+TINY = ModelConfig(dim=32, hidden_dim=44, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=43,
+                   seq_len=32, tied=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint():
+    """An untrained checkpoint that fits profile tiny."""
+    return random_checkpoint(TINY, 1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_checkpoint):
+    """`tiny_checkpoint` compiled for profile tiny; do not change it."""
+    return compile_model(tiny_checkpoint, profile("tiny"))
+
+
+@pytest.fixture(scope="session")
+def untied():
+    """A model of three layers with its own classifier and an odd context, on profile small."""
+    config = ModelConfig(dim=24, hidden_dim=20, n_layers=3, n_heads=3, n_kv_heads=1, vocab_size=70,
+                         seq_len=21, tied=False)
+    return compile_model(random_checkpoint(config, 2), profile("small"))

@@ -1,0 +1,119 @@
+"""Random models on random machines: the machine model against the reference, bit for bit.
+
+Compared are every vector written to MEM (bank, word, lanes, cycle), all logits, the sampled token
+and the length of every step, from position 0 to the last one of the context.
+"""
+import random
+
+import numpy as np
+import pytest
+
+from arch.config import Config, profile
+from arch.faults import ScheduleError
+from arch.numerics import inverse_temperature
+from compiler.checkpoint import ModelConfig, random_checkpoint
+from compiler.errors import CapacityError
+from compiler.pipeline import compile_model
+from sim.checker import check_schedule
+from tests.lockstep import lockstep
+
+SEEDS = range(24)
+STAGES = ("mem", "const", "mxm", "drain", "vxm", "perm", "reduce")
+
+
+def random_machine(rng: random.Random) -> Config:
+    """Any array, any tiling, any latencies; memories that hold what `random_model` asks for."""
+    rows = rng.choice([2, 4, 8])
+    columns = max(4, rows * rng.choice([1, 2, 4]))
+    tiles = [size for size in (1, 2, 4, 8, 16) if columns // 2 % size == 0]
+    return Config(name="odd", rows=rows, columns=columns, tile_columns=rng.choice(tiles),
+                  weight_depth=1 << 15, activation_bits=rng.choice([8, 9, 10]),
+                  accumulators=rng.choice([32, 64]) if columns > 4 else 64, mem_depth=256,
+                  const_depth=1 << 12, context=columns * rng.choice([1, 2, 3, 5]), vocab_max=256,
+                  program_depth=(("*", 512),), param_columns=128,
+                  **{f"{name}_stages": rng.choice([0, 0, 1, 2, 3]) for name in STAGES})
+
+
+def random_model(rng: random.Random, config: Config) -> ModelConfig:
+    """A decoder whose heads suit ``config`` and whose other sizes suit nobody."""
+    size = max(config.rows, config.half_columns) * rng.choice([1, 1, 2, 3])
+    n_kv_heads = rng.choice([1, 2, 3, 4])
+    groups = [group for group in (1, 2, 3) if n_kv_heads * group * size <= 64]
+    n_heads = n_kv_heads * rng.choice(groups or [1])
+    return ModelConfig(dim=n_heads * size, hidden_dim=rng.randrange(1, 60),
+                       n_layers=rng.choice([1, 1, 2, 3]), n_heads=n_heads, n_kv_heads=n_kv_heads,
+                       vocab_size=rng.randrange(2, 80), seq_len=rng.randrange(2, 22),
+                       tied=rng.random() < 0.5)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_model(seed):
+    rng = random.Random(seed)
+    config = random_machine(rng)
+    model = random_model(rng, config)
+    text = np.random.default_rng(seed).integers(0, model.vocab_size, (2, min(12, model.seq_len)))
+    try:
+        compiled = compile_model(random_checkpoint(model, seed), config, text)
+    except CapacityError:
+        pytest.fail(f"{config} must hold {model}")
+    context = compiled.model.context
+    assert context == min(config.context, model.seq_len)
+    if context % config.columns == 0:
+        check_schedule(compiled.image)
+    temperature = inverse_temperature(rng.choice([0, 0.7, 1.0]))
+    vectors = lockstep(compiled, [0, 1, 1][:rng.randrange(1, 4)], context, temperature)
+    # Two residuals per layer and the embedding are the least that any step stores.
+    assert vectors >= context * (2 * model.n_layers + 1)
+
+
+def test_the_seeds_are_various():
+    """The seeds above reach the corners that they are meant for."""
+    machines, models = [], []
+    for seed in SEEDS:
+        rng = random.Random(seed)
+        machines.append(random_machine(rng))
+        models.append(random_model(rng, machines[-1]))
+    pairs = list(zip(machines, models))
+    assert {machine.rows for machine in machines} == {2, 4, 8}
+    assert {machine.groups for machine in machines} == {1, 2, 4}
+    assert {model.tied for model in models} == {False, True}
+    assert {model.n_layers for model in models} == {1, 2, 3}
+    assert {model.n_heads // model.n_kv_heads for model in models} == {1, 2, 3}
+    # Heads below, of, and above a vector; those that tile no vector; an odd count of KV heads.
+    assert any(model.head_size < machine.lanes for machine, model in pairs)
+    assert any(model.head_size > machine.lanes for machine, model in pairs)
+    assert any(machine.lanes % model.head_size and model.head_size % machine.lanes
+               for machine, model in pairs)
+    assert any(model.n_kv_heads % 2 and model.n_kv_heads > 1 for model in models)
+    # Widths that fill no vector, and a context that ends within a row.
+    assert any(model.dim % machine.lanes for machine, model in pairs)
+    assert any(model.hidden_dim % machine.rows for machine, model in pairs)
+    assert any(min(model.seq_len, machine.context) % machine.columns for machine, model in pairs)
+
+
+@pytest.mark.parametrize("name, size", [("tiny", 8), ("small", 8), ("ecp5_85k", 8),
+                                        ("ecp5_85k", 24), ("sim_large", 16)])
+def test_profiles(name, size):
+    """Every named machine, with the sampler on, over two rows."""
+    config = profile(name)
+    model = ModelConfig(dim=4 * size if size < 24 else 48, hidden_dim=3 * size + 1, n_layers=2,
+                        n_heads=4 if size < 24 else 2, n_kv_heads=2, vocab_size=50,
+                        seq_len=config.columns + 2, tied=size != 16)
+    compiled = compile_model(random_checkpoint(model, 3), config)
+    assert lockstep(compiled, [1, 2], compiled.model.context, inverse_temperature(0.9)) > 0
+
+
+@pytest.mark.xfail(strict=True, raises=CapacityError, reason="lowering wants accumulators for the "
+                   "longest logit lag, which it need not use")
+def test_narrow_model():
+    model = ModelConfig(dim=16, hidden_dim=20, n_layers=1, n_heads=4, n_kv_heads=2, vocab_size=30,
+                        seq_len=8, tied=True)
+    compiled = compile_model(random_checkpoint(model, 1), profile("tiny"))
+    assert lockstep(compiled, [1], 8) > 0
+
+
+@pytest.mark.xfail(strict=True, raises=ScheduleError, reason="the checker asks for the RoPE "
+                   "factors of the positions behind the context, to the end of the row")
+def test_check_of_a_context_that_ends_within_a_row(untied):
+    assert untied.model.context % untied.config.columns
+    check_schedule(untied.image)
