@@ -211,6 +211,8 @@ def test_parity(column, pair, bit):
         bench.token = token
         init = list(bench.dut.bank(column, pair).memory.init)
         init[9] ^= 1 << bit
+        # Word 0 is what an idle queue points at.
+        init[0] ^= 1 << bit
         bench.dut.bank(column, pair).memory.init = init
         for at, address in ((2, 8), (20, 9), (30, 10)):
             bench.issue(at, "mxm", "MATMUL", address=address, order=Order.HOLD, x0=Stream.M0,
