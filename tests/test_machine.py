@@ -6,6 +6,7 @@ from arch.faults import Fault, ScheduleError
 from arch.isa import UNITS, Control, Instruction, encode
 from arch.queues import Stream
 from compiler.asm import assemble
+from sim import engine as engines
 from sim.checker import ProgramError, check_schedule, check_shape
 from sim.machine import Machine
 from tests import vectors
@@ -37,6 +38,13 @@ def test_vectors(vector):
                   [record.token for record in records if record.token is not None],
                   [(step, *write[:3]) for step, record in enumerate(records)
                    for write in record.writes], loaded.read_mem)
+
+
+def test_vectors_through_the_engine():
+    config = assemble(VECTORS[0].source).config
+    with engines.create("machine", config) as engine:
+        for vector in VECTORS:
+            vectors.check_engine(vector, engine)
 
 
 def test_vectors_cover_every_operation():
