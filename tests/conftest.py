@@ -29,3 +29,12 @@ def untied():
     config = ModelConfig(dim=24, hidden_dim=20, n_layers=3, n_heads=3, n_kv_heads=1, vocab_size=70,
                          seq_len=21, tied=False)
     return compile_model(random_checkpoint(config, 2), profile("small"))
+
+
+@pytest.fixture(scope="session")
+def many_heads():
+    """Twelve heads over four KV tiles: the scores of a head share accumulators with others'."""
+    config = ModelConfig(dim=48, hidden_dim=20, n_layers=1, n_heads=12, n_kv_heads=4, vocab_size=30,
+                         seq_len=32, tied=True)
+    return compile_model(random_checkpoint(config, 3), profile("tiny").replace(
+        accumulators=32, weight_depth=4096, const_depth=512, program_depth=(("*", 512),)))
