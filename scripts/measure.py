@@ -3,12 +3,13 @@
 Without ``--speed`` it prints what follows from the compiler alone: cycles, utilisation, memory. These
 figures are the same on every machine, and `scripts.pages` keeps them up to date. With ``--speed`` it
 also takes the time of the float model, the reference and the simulators on this computer, scores
-the quantised model, and writes the blocks marked ``measured:`` of README.md.
+the quantised model, runs the demo, and writes the blocks marked ``measured:`` of README.md.
 """
 import argparse
 import datetime
 import functools
 import platform
+import subprocess
 import sys
 import time
 
@@ -171,6 +172,13 @@ def _quality() -> str:
             f"{scored} characters scored.\n")
 
 
+def _demo() -> str:
+    """What scripts/demo prints, set-up excluded."""
+    ran = subprocess.run([sys.executable, "-u", "-m", "scripts.demo"], cwd=ROOT, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
+    return f"```text\n{ran.stdout.strip()}\n```\n"
+
+
 def measured(tokens: int = 248) -> dict:
     """Blocks that depend on this computer."""
     rows = _speed_rows(tokens)
@@ -178,7 +186,7 @@ def measured(tokens: int = 248) -> dict:
             f"{platform.python_version()}, numpy {np.__version__}; {tokens} tokens (16 on the "
             "machine model), loading and building excluded.\n")
     return {"speed": table(["what", "tokens/s", "simulated cycles/s"], rows) + note,
-            "quality": _quality()}
+            "quality": _quality(), "demo": _demo()}
 
 
 def main() -> int:
