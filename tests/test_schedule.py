@@ -129,7 +129,8 @@ def test_orders_prefer_the_shorter_schedule():
     chain = [task("short", [("vxm", "MAC", 0, 8)], (0, WRITE, 8)),
              task("long", [("vxm", "MAC", 0, 8)], (1, WRITE, 8)),
              task("end", [("perm", "PERM", 0, 40)], (1, READ, 0))]
-    order = orders(program([task("body", [("w0", "WRITE", 0)])], chain), TINY, rows=1)[0]
+    body = task("body", [("w0", "WRITE", 0)], (9, WRITE, 1))
+    order = orders(program([body], chain), TINY, rows=1)[0]
     assert order.index(1) < order.index(0)
 
 
