@@ -50,6 +50,13 @@ def test_a_write_waits_for_the_read_and_the_write_before():
     assert [start - solved.body[0] for start in solved.body] == [0, 8]
 
 
+def test_a_write_waits_for_the_end_of_a_long_write():
+    long = Touch("m0", 5, affine(1), WRITE, affine(3), affine(20))
+    first = Task("long", (make_use("w0", "WRITE", 0),), (long,))
+    starts = body_starts([first, task("again", [("w1", "WRITE", 0)], (5, WRITE, 2))]).body
+    assert starts[1] - starts[0] == 20 + 1 - 2
+
+
 def test_additions_do_not_wait_for_each_other():
     tasks = [task("first", [("w0", "WRITE", 0)], (5, WRITE, 4)),
              task("more", [("w1", "WRITE", 0)], (5, ADD, 4)),
@@ -91,6 +98,12 @@ def test_period_of_a_loop():
     tasks = [task("write", [("w0", "WRITE", 0)], (1, WRITE, 3)),
              task("read", [("r0", "READ", 0)], (1, READ, 41))]
     assert body_starts(tasks).period == 41 + 1 - 3
+    # The reducer's results of two rounds stay in order: the slow one, issued a cycle behind the
+    # fast one, arrives on cycle 1 + 10; that of the next round must be later, with a delay of 5.
+    times = timing(TINY)
+    assert (times.reduce, times.reduce_function) == (5, 10)
+    tasks = [task("fast", [("red", "SUM", 0)]), task("slow", [("red", "RECIP", 0)])]
+    assert body_starts(tasks).period == 1 + 10 + 1 - 5
 
 
 def test_sections_follow_each_other():
@@ -107,6 +120,22 @@ def test_sections_follow_each_other():
     # step, one more for the cycle itself.
     assert solved.prompt == FIRST_ISSUE + 10 + 2 * 12 + 12 + 1
     assert solved.generate == solved.epilogue[0] + 1
+
+
+def test_epilogue_leaves_room_for_loop_and_end():
+    """A queue passes the END of prompt steps before its epilogue, one that looped refills too."""
+    body = [task("step", [("vxm", "MAC", 0)])]
+    epilogue = [task("same", [("vxm", "MAC", 0)]), task("other", [("red", "SUM", 0)])]
+    solved = solve_row(program(body, epilogue=epilogue), ([0], [0], [0, 1]), 1, TINY)
+    assert solved.epilogue == [FIRST_ISSUE + LOOP_WAIT_MIN, FIRST_ISSUE + 1]
+
+
+def test_a_generate_step_lasts_until_the_token():
+    epilogue = [task("pick", [("sample", "ARGMAX", 0)])]
+    solved = solve_row(program([task("step", [("vxm", "MAC", 0)])], epilogue=epilogue),
+                       ([0], [0], [0]), 1, TINY)
+    assert solved.generate == solved.epilogue[0] + timing(TINY).sample + 1
+    assert solved.prompt == FIRST_ISSUE + 1
 
 
 def test_an_order_holds_for_longer_rows():
