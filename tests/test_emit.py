@@ -1,0 +1,216 @@
+"""Emission: decoded and expanded again, the words issue what the schedule says."""
+import dataclasses
+
+import numpy as np
+import pytest
+
+from arch import isa
+from arch.config import profile
+from arch.isa import END_IF_PROMPT, Instruction
+from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN
+from compiler.emit import END_MARGIN, WAIT_MAX, _encode, _Entry, _QueueEmitter, emit
+from compiler.errors import CapacityError
+from compiler.schedule import Schedule
+from compiler.tasks import N, Program, Task, make_use
+from sim.queue_model import expand_step
+
+TINY = profile("tiny")
+#: What an issue is known by, apart from its cycle and address.
+PLAIN = ("x", "x0", "x1", "a", "b", "c", "pre", "post", "shift", "half0", "order", "start",
+         "accumulator", "b_float", "wide", "mask", "halves", "pattern", "index", "index_shift")
+
+
+def scheduled(compiled, row, prompt):
+    """``(queue, cycle, op, address, j, fields)`` of every issue, from tasks and starts."""
+    built, solved, n = compiled.lowered.program, compiled.schedules[row], row + 1
+    sections = [(built.prologue, solved.prologue, 0)]
+    for layer in range(built.layers):
+        sections.append((built.body, [start + layer * solved.period for start in solved.body],
+                         layer))
+    if not prompt:
+        sections.append((built.epilogue, solved.epilogue, 0))
+    found = []
+    for tasks, starts, layer in sections:
+        for task, start in zip(tasks, starts):
+            for use in task.uses:
+                fields, cycle = use.instruction.fields, start + use.offset(n)
+                base = fields.get("address", 0) + layer * built.strides.get(use.queue, 0)
+                plain = tuple(fields.get(name, 0) for name in PLAIN)
+                for i in range(use.n2(n)):
+                    for j in range(use.n1(n)):
+                        address = base + i * fields.get("s2", 0) + j * fields.get("s1", 0)
+                        found.append((use.queue, cycle, use.instruction.op, address, j, plain))
+                        cycle += use.d1 if j + 1 < use.n1(n) else use.d2
+    return sorted(found)
+
+
+def emitted(compiled, row, prompt):
+    """The same from the image, through decoder and issue rule."""
+    found = []
+    for queue, trace in expand_step(compiled.image, row, prompt).items():
+        assert trace.fault is None, trace.fault
+        for segment in trace.segments:
+            plain = tuple(segment[name] for name in PLAIN)
+            addresses = [0] * len(segment.cycle) if segment.address is None else segment.address
+            found += [(queue, int(cycle), segment.op, int(address), int(j), plain)
+                      for cycle, address, j in zip(segment.cycle, addresses, segment.j)]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", ["tiny", "untied", "many_heads"])
+@pytest.mark.parametrize("prompt", [False, True])
+def test_issues_are_those_of_the_schedule(name, prompt, request):
+    compiled = request.getfixturevalue(name)
+    for row in range(len(compiled.schedules)):
+        assert emitted(compiled, row, prompt) == scheduled(compiled, row, prompt)
+
+
+def test_step_lengths(untied):
+    """A step ends `END_MARGIN` behind the last END, or when everything is over."""
+    for row, solved in enumerate(untied.schedules):
+        for prompt, least in ((False, solved.generate), (True, solved.prompt)):
+            ends = [trace.end for trace in expand_step(untied.image, row, prompt).values()]
+            length = untied.image.rows[row, 5 if prompt else 4]
+            assert length == max(least, max(ends) + END_MARGIN)
+
+
+def test_rows_hold_the_counts(untied):
+    """Each count register grows with the row as some count of a task does."""
+    counts = {count for section in ("prologue", "body", "epilogue")
+              for task in getattr(untied.lowered.program, section) for use in task.uses
+              for count in (use.n1, use.n2) if count.per_n}
+    table = untied.image.rows[:, :4].T.tolist()
+    expected = [[count(n) for n in range(1, len(untied.schedules) + 1)] for count in counts]
+    assert sorted(column for column in table if any(column)) == sorted(expected)
+
+
+def test_every_word_decodes_to_itself(tiny):
+    for queue, words in tiny.image.program.items():
+        for word in words:
+            assert isa.encode(queue, isa.decode(queue, word, TINY), TINY) == word
+
+
+def test_params_only_where_rows_differ(tiny):
+    for queue, words in tiny.image.program.items():
+        used = set()
+        for word in words:
+            instruction = isa.decode(queue, word, TINY)
+            if instruction["wait_param"]:
+                used.add(instruction["wait"])
+        table = tiny.image.params[queue]
+        assert table.shape == (len(tiny.schedules), len(used))
+        columns = {tuple(column) for column in table.T}
+        assert len(columns) == len(used)
+        assert all(len(set(column)) > 1 for column in columns)
+
+
+# Waits that no field holds.
+
+def waits(entries, row):
+    return [(entry.instruction.op, entry.waits[row]) for entry in entries]
+
+
+def test_long_waits_pass_in_nops():
+    emitter = _QueueEmitter(2)
+    emitter.issue(Instruction("READ", {}), [3000, 2500], [5, 0])
+    assert waits(emitter.entries, 0) == [("NOP", 1023), ("NOP", 954), ("READ", 1023)]
+    assert waits(emitter.entries, 1) == [("NOP", 1023), ("NOP", 454), ("READ", 1023)]
+    emitter.issue(Instruction("READ", {}), [3006, 2501], [0, 0])
+    assert waits(emitter.entries[3:], 0) + waits(emitter.entries[3:], 1) == [("READ", 1)] * 2
+
+
+def test_a_short_row_passes_one_cycle_of_a_nop():
+    emitter = _QueueEmitter(2)
+    emitter.issue(Instruction("READ", {}), [WAIT_MAX + 1, 7], [0, 0])
+    assert waits(emitter.entries, 0) == [("NOP", 1), ("READ", WAIT_MAX)]
+    assert waits(emitter.entries, 1) == [("NOP", 1), ("READ", 6)]
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a row that waits one cycle has "
+                   "none for the NOP that another row needs")
+def test_a_row_without_time_for_a_nop():
+    emitter = _QueueEmitter(2)
+    emitter.issue(Instruction("READ", {}), [WAIT_MAX + 1, FIRST_ISSUE], [0, 0])
+    emitter.issue(Instruction("READ", {}), [2 * WAIT_MAX + 2, FIRST_ISSUE + 1], [0, 0])
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the NOP of a long row leaves a "
+                   "short one less than the least wait of a LOOP")
+def test_a_loop_keeps_its_least_wait():
+    emitter = _QueueEmitter(2)
+    emitter.issue(Instruction("READ", {}), [10, 10], [0, 0])
+    emitter.loop(3, 0, None, [WAIT_MAX + 9, LOOP_WAIT_MIN])
+    assert emitter.entries[-1].waits[1] >= LOOP_WAIT_MIN
+
+
+def test_a_loop_takes_its_nops_along():
+    emitter = _QueueEmitter(1)
+    emitter.issue(Instruction("READ", {}), [10], [0])
+    emitter.loop(3, 0, 7, [2000])
+    assert waits(emitter.entries, 0) == [("READ", 10), ("NOP", 977), ("LOOP", 1023)]
+    assert emitter.entries[-1].instruction.fields == {"n1": 3, "n2": 2, "s2": 7}
+
+
+def test_an_unused_queue_ends_at_the_first_issue():
+    emitter = _QueueEmitter(3)
+    emitter.end(END_IF_PROMPT)
+    assert waits(emitter.entries, 2) == [("END", FIRST_ISSUE)]
+    assert emitter.last == [FIRST_ISSUE] * 3
+    emitter.end(END_IF_PROMPT)
+    assert waits(emitter.entries, 0)[1] == ("END", 1)
+
+
+def test_equal_waits_share_a_parameter():
+    read = Instruction("READ", {"address": 1})
+    entries = [_Entry(read, [4, 4]), _Entry(read, [5, 6]), _Entry(read, [7, 6]),
+               _Entry(read, [5, 6])]
+    words, table = _encode("const", entries, TINY, 2)
+    decoded = [isa.decode("const", word, TINY) for word in words]
+    assert [(one["wait_param"], one["wait"]) for one in decoded] == [(0, 4), (1, 0), (1, 1), (1, 0)]
+    assert table.tolist() == [[5, 7], [6, 6]]
+
+
+# What does not fit.
+
+def test_too_many_instructions():
+    entries = [_Entry(Instruction("END", {"n1": 1}), [4])] * 65
+    with pytest.raises(CapacityError) as caught:
+        _encode("const", entries, TINY, 1)
+    assert str(caught.value) == ("queue 'const' of profile 'tiny' holds 64 instructions, the "
+                                 "program has 65")
+
+
+def test_too_many_parameters():
+    config = TINY.replace(param_columns=2)
+    entries = [_Entry(Instruction("END", {"n1": 1}), [4, other]) for other in (5, 6, 7)]
+    with pytest.raises(CapacityError) as caught:
+        _encode("const", entries, config, 2)
+    assert str(caught.value) == ("queue 'const' of profile 'tiny' holds 2 delay parameters, the "
+                                 "program has 3")
+
+
+def test_too_many_count_registers():
+    use = make_use("const", "READ", 0)
+    uses = tuple(dataclasses.replace(use, n1=N * factor, offset=N * 0 + 20 * factor)
+                 for factor in range(1, 6))
+    built = Program((Task("many counts", uses, ()),), (), (), 1, {})
+    row = Schedule([FIRST_ISSUE], [], [], 1, 200, 200)
+    with pytest.raises(CapacityError) as caught:
+        emit(built, ([0], [], []), [row], TINY)
+    assert str(caught.value) == "the program needs 5 count registers, the machine has 4"
+    words, _, table = emit(dataclasses.replace(built, prologue=(
+        Task("four counts", uses[:4], ()),)), ([0], [], []), [row], TINY)
+    assert table[0].tolist()[:4] == [1, 2, 3, 4]
+    read = isa.decode("const", words["const"][3], TINY)
+    assert (read["n1_param"], read["n1"]) == (1, 3)
+
+
+def test_lengths_are_at_least_the_schedule_s():
+    built = Program((Task("one", (make_use("const", "READ", 0),), ()),), (), (), 1, {})
+    row = Schedule([FIRST_ISSUE], [], [], 1, 90, 80)
+    _, _, table = emit(built, ([0], [], []), [row], TINY)
+    assert np.array_equal(table, [[0, 0, 0, 0, 90, 80]])
+    _, _, table = emit(built, ([0], [], []), [dataclasses.replace(row, generate=1, prompt=1)],
+                       TINY)
+    # READ on 4, END of prompt steps on 5, END of others on 6.
+    assert table.tolist() == [[0, 0, 0, 0, 6 + END_MARGIN, 5 + END_MARGIN]]
