@@ -1,10 +1,10 @@
 """Building blocks of the vector, lane-moving and sampling slices: delays, tables, right shifts.
 
 A saturating ``rshift`` of `arch.numerics` takes two stages: `shift_coarse` moves a value down by a
-multiple of four and keeps only the bits that can still matter, `shift_fine` moves the rest, rounds
-and saturates.
+multiple of four and keeps only the bits that can still matter, `shift_fine` moves the rest and
+rounds.
 """
-from amaranth import C, Cat, Mux, Signal, Value, signed
+from amaranth import C, Cat, Signal, Value, signed
 
 
 def delay(m, value, cycles: int, name: str, *, reset: bool = False) -> Value:
@@ -65,18 +65,29 @@ def shift_coarse(m, value, coarse, bits: int, name: str) -> tuple:
     return low, high
 
 
-def shift_fine(m, low, high, sign, fine, bits: int, name: str) -> Value:
-    """Second stage: shift by ``fine`` (0 to 3), round, saturate to ``bits``.
+def shift_fine(m, low, high, sign, fine, bits: int, name: str) -> tuple:
+    """Second stage: shift by ``fine`` (0 to 3) and round.
 
     Parameters
     ----------
     low, high : what `shift_coarse` gave.
     sign : sign of the value that was shifted.
+
+    Returns
+    -------
+    rounded : Signal
+        The lowest ``bits`` bits of the result.
+    over : Value
+        Whether the result does not fit them and saturates to `limit`.
     """
     shifted, rounded = (Signal(signed(width), name=f"{name}_{part}")
                         for width, part in ((bits + 4, "shifted"), (bits, "rounded")))
     m.d.comb += [shifted.eq(low >> fine),
                  rounded.eq(shifted[1:bits + 1].as_signed() + shifted[0])]
     # Rounding itself overflows only upwards, from the largest value to the sign bit.
-    over = high | ~all_equal(shifted[bits:]) | ~sign & rounded[-1]
-    return Mux(over, Cat((~sign).replicate(bits - 1), sign).as_signed(), rounded)
+    return rounded, high | ~all_equal(shifted[bits:]) | ~sign & rounded[-1]
+
+
+def limit(sign, bits: int) -> Value:
+    """The largest value of ``bits`` bits, or the smallest if ``sign`` is set."""
+    return Cat((~sign).replicate(bits - 1), sign).as_signed()

@@ -8,7 +8,7 @@ from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS
 from arch.queues import Stream
-from hdl.pipeline import all_equal, delay, shift_coarse, shift_fine
+from hdl.pipeline import all_equal, delay, limit, shift_coarse, shift_fine
 from hdl.reciprocal import Reciprocal
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
                             fault_bit, select, stream_width)
@@ -140,8 +140,8 @@ class Red(wiring.Component):
         depth, tree = self._config.lane_bits, []
         for number, lane in enumerate(x):
             low = Signal(signed(16), name=f"max_{number}")
-            limit = Mux(lane[-1], numerics.MASKED, ~numerics.MASKED)
-            m.d.comb += low.eq(Mux(all_equal(lane[15:]), lane[:16].as_signed(), limit))
+            m.d.comb += low.eq(Mux(all_equal(lane[15:]), lane[:16].as_signed(),
+                                   limit(lane[-1], 16)))
             tree.append(low)
         larger = lambda a, b: Mux(a < b, b, a)  # noqa: E731 - one line says it best
         for level in range(depth):
@@ -161,4 +161,5 @@ class Red(wiring.Component):
         low, high = shift_coarse(m, total, post[2:], 16, "shift")
         low, high, sign, fine = (delay(m, value, 1, name) for value, name in (
             (low, "shift_low"), (high, "shift_high"), (total[-1], "sign"), (post[:2], "fine")))
-        return shift_fine(m, low, high, sign, fine, 16, "shift")
+        rounded, over = shift_fine(m, low, high, sign, fine, 16, "shift")
+        return Mux(over, limit(sign, 16), rounded)

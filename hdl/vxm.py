@@ -3,10 +3,11 @@
 The numeric definition of every operation is `arch.numerics`; this file multiplexes the operands,
 carries the operation along the pipeline and masks lanes. The arithmetic is in `hdl.vxm_lane`.
 """
-from amaranth import Module, Signal
+from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from arch import numerics
 from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS
@@ -71,8 +72,8 @@ class Vxm(wiring.Component):
         # Control on the cycles that use it; extra stages move the later ones.
         prepare = delay(m, control, 1 + before, "prepare")
         multiply = delay(m, prepare, 1, "multiply")
-        add = delay(m, multiply, 4 + within, "add")
-        result = delay(m, add, 1 + after, "result")
+        fine = delay(m, multiply, 3 + within, "fine")
+        result = delay(m, fine, 2 + after, "result")
         beyond = Signal(config.lanes, reset_less=True)
         m.d.sync += beyond.eq(~((2 << self.position[:config.lane_bits]) - 1))
 
@@ -82,13 +83,22 @@ class Vxm(wiring.Component):
             m.d.comb += [
                 lane.a.eq(delay(m, a[number], 1 + before, f"a_{number}")),
                 lane.b.eq(delay(m, b[number], 1 + before, f"b_{number}")),
-                lane.c.eq(delay(m, c[number], 1 + before, f"c_{number}")),
+                lane.c.eq(delay(m, self._c(m, c[number], control), before, f"c_{number}")),
                 lane.i_prepare.eq(prepare), lane.i_multiply.eq(multiply),
-                lane.i_add.eq(add), lane.i_result.eq(result),
+                lane.i_fine.eq(fine), lane.i_result.eq(result),
                 lane.masked.eq(CONTROL(result).mask & beyond[number]),
                 self.o_vxm.data[number].eq(lane.o),
             ]
         return m
+
+    def _c(self, m, value, control):
+        """Register of an addend: 0 for SILU and GELU, which have none."""
+        register = Signal(signed(16), name="c_taken", reset_less=True)
+        with m.If(control.act):
+            m.d.sync += register.eq(0)
+        with m.Else():
+            m.d.sync += register.eq(value)
+        return register
 
     def _operands(self, m):
         """Multiplex the three operands and report operand and encoding faults."""
@@ -121,7 +131,8 @@ class Vxm(wiring.Component):
         act = gelu | (issue.op == _OP["SILU"])
         m.d.comb += [
             control.max.eq(issue.op == _OP["MAX"]), control.exp.eq(exp), control.act.eq(act),
-            control.gelu.eq(gelu), control.pre.eq(issue.pre), control.post.eq(issue.post),
+            control.gelu.eq(gelu), control.pre.eq(issue.pre), 
+            control.post.eq(Mux(act, numerics.ACT_FRAC_BITS, issue.post)),
             control.b_float.eq(issue.b_float & ~exp & ~act),
             control.narrow.eq(~issue.wide | exp | act),
             control.mask.eq(issue.mask & issue.j_last),
