@@ -98,7 +98,7 @@ class Execution:
                 details = [np.arange(len(segment.cycle))]
                 if unit == "mxm":
                     details = [takes(segment, self.config.groups), reduction_step(segment),
-                               accumulator(segment), segment.address]
+                               accumulator(segment, self.config), segment.address]
                 columns, details = ([array.tolist() for array in part]
                                     for part in (columns, details))
                 issues += [(cycle, late, f"_{unit}", segment, *detail) for cycle, late, *detail
@@ -172,7 +172,7 @@ class Execution:
 
     def _drain(self, segment, index, cycle):
         self._settle(cycle)
-        entry = int(accumulator(segment)[index])
+        entry = int(accumulator(segment, self.config)[index])
         lanes = self.machine.accumulators[entry].copy()
         tiles = lanes.reshape(2, self.plan.hops + 1, self.config.tile_columns)
         for issued, written, overwrite, sums, _, _ in self.flying:

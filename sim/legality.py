@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from arch.config import Config
 from arch.faults import Fault, ScheduleError
 from arch.image import Image
 from arch.isa import Index, Order, source_is_defined
@@ -41,10 +42,10 @@ def reduction_step(segment: Segment) -> np.ndarray:
     return segment.j if segment["order"] == Order.K_INNER else segment.i
 
 
-def accumulator(segment: Segment) -> np.ndarray:
-    """Accumulator entry of every issue of a MATMUL or DRAIN; may lie beyond the file."""
+def accumulator(segment: Segment, config: Config) -> np.ndarray:
+    """Accumulator entry of every issue of a MATMUL or DRAIN; the entries are a ring."""
     inner = segment.op == "DRAIN" or segment["order"] != Order.K_INNER
-    return segment["accumulator"] + (segment.j if inner else segment.i)
+    return (segment["accumulator"] + (segment.j if inner else segment.i)) % config.accumulators
 
 
 def emits(segment: Segment, groups: int) -> np.ndarray:
@@ -229,12 +230,7 @@ class StepPlan:
             self.matmul_at[segment.cycle] = segment.address
         self.used_accumulators = []
         for segment in sorted(self.unit("mxm") + self.unit("drain"), key=lambda s: s.cycle[0]):
-            entries, cycles = accumulator(segment), segment.cycle
-            beyond = np.flatnonzero(entries >= config.accumulators)
-            if len(beyond):
-                self.fault(Fault.ADDRESS, cycles[beyond[0]], segment, f"accumulator "
-                           f"{entries[beyond[0]]} of {config.accumulators}")
-            entries = np.minimum(entries, config.accumulators - 1)
+            entries, cycles = accumulator(segment, config), segment.cycle
             start = np.zeros(len(cycles), bool)
             if segment.op == "MATMUL" and segment["start"]:
                 start = reduction_step(segment) == 0

@@ -123,8 +123,7 @@ class Generator(Placer):
 
     def produce_drain(self, start, pattern, depth):
         issue = start - self.timing.drain
-        room = self.config.accumulators - pattern.n1.most
-        fields = {"accumulator": self.random.randrange(room + 1)}
+        fields = {"accumulator": self.random.randrange(self.config.accumulators)}
         self.put("drain", "DRAIN", fields, pattern, issue, self.timing.drain)
         self.reserve(Stream.ACC, [start[row] + pattern.cycles(row) for row in range(len(start))])
         return Stream.ACC
@@ -163,13 +162,10 @@ class Generator(Placer):
     def consume_mxm(self, start):
         pattern = self.pattern(True)
         order = self.pick(Order.K_INNER, Order.K_OUTER, Order.HOLD)
-        tiles = pattern.n2.most if order == Order.K_INNER else pattern.n1.most
-        if tiles > self.config.accumulators:
-            raise NoRoom
         fields = self.address("mxm", self.config.weight_depth, pattern)
         fields |= {"order": int(order), "start": int(self.chance(0.5)),
                    "half0": self.random.randrange(4), "shift": self.pick(0, 0, 3, 7, 8, 15),
-                   "accumulator": self.random.randrange(self.config.accumulators - tiles + 1)}
+                   "accumulator": self.random.randrange(self.config.accumulators)}
         item = self.put("mxm", "MATMUL", fields, pattern, start, self.timing.matmul_to_drain)
         given, groups = pattern, self.config.groups
         if order == Order.K_INNER and pattern.n1.register is None and self.chance(0.5):

@@ -156,13 +156,6 @@ FAULTS = {
         .queue const
             READ at=4 index=TOKEN address=126
             END"""),
-    "address_of_accumulator": (Fault.ADDRESS, 7, "mxm", """
-        .queue const
-            READ at=4 n1=2
-            END
-        .queue mxm
-            MATMUL at=6 n2=2 start=1 x0=CONST x1=CONST accumulator=15
-            END"""),
     "encoding_source": (Fault.ENCODING, 6, "w0", """
         .queue w0
             WRITE at=6 x=LINK0 halves=3
