@@ -12,14 +12,8 @@ from sim.machine import Machine
 from tests import vectors
 
 VECTORS = vectors.load()
-HEAD = """
-.profile tiny
-.row * generate=60 prompt=60
-.const 0 1 2 3 4 5 6 7 8
-.const 1 1 1 1 1 1 1 1 1
-.weights 0 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1
-.weights 1 1
-"""
+HEAD, FAULTS = vectors.load_faults()
+CASE = pytest.mark.parametrize("case", FAULTS, ids=[case.name for case in FAULTS])
 
 
 def machine(source):
@@ -54,293 +48,31 @@ def test_vectors_cover_every_operation():
     assert all(f"{control}" in text for control in Control.__members__)
 
 
-FAULTS = {
-    "operand": (Fault.OPERAND, 6, "w0", """
-        .queue const
-            READ at=5
-            END
-        .queue w0
-            WRITE at=6 x=CONST halves=3
-            END"""),
-    "operand_one_cycle_late": (Fault.OPERAND, 7, "w0", """
-        .queue const
-            READ at=4
-            END
-        .queue w0
-            WRITE at=7 x=CONST halves=3
-            END"""),
-    "operand_of_unused_vxm_source": (Fault.OPERAND, 6, "vxm", """
-        .queue const
-            READ at=4
-            END
-        .queue vxm
-            SILU at=6 a=CONST c=M0
-            END"""),
-    "operand_taken_again_when_the_half_wraps": (Fault.OPERAND, 8, "mxm", """
-        .queue const
-            READ at=4
-            END
-        .queue mxm
-            MATMUL at=6 n1=3 start=1 x0=CONST x1=CONST
-            END"""),
-    "operand_at_the_sampler": (Fault.OPERAND, 22, "sample", """
-        .queue const
-            READ at=19
-            END
-        .queue sample
-            ARGMAX at=4 x=CONST
-            END"""),
-    "collision_acc": (Fault.COLLISION, 19, "drain", """
-        .queue const
-            READ at=4
-            END
-        .queue mxm
-            MATMUL at=6 start=1 x0=CONST x1=CONST
-            END
-        .queue drain
-            DRAIN at=18
-            END
-        .queue kv
-            READ_OUT at=13 n1=2
-            END"""),
-    "collision_red": (Fault.COLLISION, 16, "red", """
-        .queue const
-            READ at=4
-            READ at=9
-            END
-        .queue red
-            RECIP at=6 x=CONST
-            SUM at=11 x=CONST
-            END"""),
-    "conflict_write_k": (Fault.CONFLICT, 10, "kv", """
-        .queue const
-            READ at=4 n1=6
-            END
-        .queue mxm
-            MATMUL at=9 start=1 x0=CONST x1=CONST address=7
-            END
-        .queue kv
-            WRITE_K at=6 x=CONST address=7
-            WRITE_K at=9 x=CONST address=7
-            END"""),
-    "conflict_write_v_with_the_last_tile": (Fault.CONFLICT, 8, "kv", """
-        .queue const
-            READ at=4 n1=6
-            END
-        .queue mxm
-            MATMUL at=7 start=1 x0=CONST x1=CONST address=0
-            END
-        .queue kv
-            WRITE_V at=7 x=CONST address=0
-            END"""),
-    "conflict_sampler": (Fault.CONFLICT, 7, "sample", """
-        .queue const
-            READ at=20 n1=2 d1=3
-            END
-        .queue sample
-            ARGMAX at=4 n1=2 d1=3 x=CONST
-            END"""),
-    "address_mem": (Fault.ADDRESS, 8, "w1", """
-        .queue const
-            READ at=4 n1=4
-            END
-        .queue w1
-            WRITE at=6 n1=4 s1=1 address=62 x=CONST halves=3
-            END"""),
-    "address_below_zero": (Fault.ADDRESS, 5, "const", """
-        .queue const
-            READ at=4 n1=2 s1=-1
-            END"""),
-    "address_by_token": (Fault.ADDRESS, 4, "const", """
-        .const 127 0
-        .queue const
-            READ at=4 index=TOKEN address=126
-            END"""),
-    "encoding_source": (Fault.ENCODING, 6, "w0", """
-        .queue w0
-            WRITE at=6 x=LINK0 halves=3
-            END"""),
-    "encoding_no_source": (Fault.ENCODING, 6, "red", """
-        .queue red
-            SUM at=6
-            END"""),
-    "encoding_order": (Fault.ENCODING, 6, "mxm", """
-        .queue const
-            READ at=4
-            END
-        .queue mxm
-            MATMUL at=6 order=3 start=1 x0=CONST x1=CONST
-            END"""),
-    "encoding_index": (Fault.ENCODING, 4, "const", """
-        .queue const
-            READ at=4 index=3
-            END"""),
-    "encoding_end": (Fault.ENCODING, 5, "perm", """
-        .queue perm
-            END wait=5 n1=3"""),
-    "encoding_missing_end": (Fault.ENCODING, 5, "const", """
-        .queue const
-            READ at=4"""),
-    "encoding_opcode": (Fault.ENCODING, 9, "const", """
-        .queue const
-            NOP wait=4
-            .word 0xAF""" "\n            END"),
-    "encoding_loop_before_program": (Fault.ENCODING, 9, "const", """
-        .queue const
-            READ at=4
-            LOOP n1=2 n2=2 wait=5
-            END"""),
-    "encoding_nested_loops": (Fault.ENCODING, 18, "const", """
-        .queue const
-            READ at=4
-            LOOP n1=2 n2=1 wait=4
-            READ wait=4
-            LOOP n1=2 n2=3 wait=6
-            END"""),
-    "underrun_first": (Fault.UNDERRUN, 3, "const", """
-        .queue const
-            READ at=3
-            END"""),
-    "underrun_loop": (Fault.UNDERRUN, 7, "const", """
-        .queue const
-            READ at=4
-            LOOP n1=2 n2=1 wait=3
-            END"""),
-    "underrun_count": (Fault.UNDERRUN, 5, "const", """
-        .queue const
-            READ wait=5 n1=#3
-            END"""),
-    "underrun_parameter": (Fault.UNDERRUN, 4, "const", """
-        .param const * 0
-        .queue const
-            READ at=4
-            READ wait=$P0
-            END"""),
-    "length_of_a_queue": (Fault.LENGTH, 59, "const", """
-        .queue const
-            READ at=4
-            END wait=56"""),
-    "length_of_a_result": (Fault.LENGTH, 59, "const", """
-        .queue const
-            READ at=58
-            END"""),
-    "length_of_repeats": (Fault.LENGTH, 59, "const", """
-        .queue const
-            READ at=4 n1=100
-            END"""),
-    "length_of_the_sampler": (Fault.LENGTH, 59, "sample", """
-        .queue const
-            READ at=54
-            END
-        .queue sample
-            ARGMAX at=38 x=CONST
-            END"""),
-    "unwritten_mem": (Fault.UNWRITTEN, 6, "r0", """
-        .queue const
-            READ at=4
-            END
-        .queue w0
-            WRITE at=6 x=CONST halves=3
-            END
-        .queue r0
-            READ at=6
-            END"""),
-    "unwritten_half": (Fault.UNWRITTEN, 8, "r0", """
-        .queue const
-            READ at=4
-            END
-        .queue w0
-            WRITE at=6 x=CONST halves=1
-            END
-        .queue r0
-            READ at=8
-            END"""),
-    "unwritten_constant": (Fault.UNWRITTEN, 5, "const", """
-        .queue const
-            READ at=4 n1=2 s1=2
-            END"""),
-    "unwritten_accumulator": (Fault.UNWRITTEN, 13, "drain", """
-        .queue const
-            READ at=4
-            END
-        .queue mxm
-            MATMUL at=6 start=1 x0=CONST x1=CONST
-            END
-        .queue drain
-            DRAIN at=13
-            END"""),
-    "unwritten_accumulator_added_to": (Fault.UNWRITTEN, 6, "mxm", """
-        .queue const
-            READ at=4
-            END
-        .queue mxm
-            MATMUL at=6 x0=CONST x1=CONST
-            END"""),
-    "unwritten_weights": (Fault.UNWRITTEN, 6, "mxm", """
-        .queue const
-            READ at=4
-            END
-        .queue mxm
-            MATMUL at=6 start=1 address=2 x0=CONST x1=CONST
-            END"""),
-    "unwritten_weights_until_later_in_the_step": (Fault.UNWRITTEN, 6, "mxm", """
-        .queue const
-            READ at=4 n1=9
-            END
-        .queue mxm
-            MATMUL at=6 start=1 address=2 x0=CONST x1=CONST
-            END
-        .queue kv
-            WRITE_K at=8 x=CONST address=2
-            END"""),
-    "unwritten_read_out": (Fault.UNWRITTEN, 5, "kv", """
-        .queue kv
-            READ_OUT at=4 n1=2 address=1 s1=1
-            END"""),
-    "first_cycle_wins": (Fault.ADDRESS, 5, "const", """
-        .queue const
-            READ at=4 n1=2 s1=-1
-            END
-        .queue w0
-            WRITE at=9 x=M1 halves=3
-            END"""),
-    "lowest_cause_wins": (Fault.OPERAND, 9, "w1", """
-        .queue w0
-            WRITE at=9 x=LINK1 halves=3
-            END
-        .queue w1
-            WRITE at=9 x=M1 halves=3
-            END"""),
-}
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_fault(name):
-    fault, cycle, queue, body = FAULTS[name]
-    loaded = machine(HEAD + body)
+@CASE
+def test_fault(case):
+    loaded = machine(HEAD + case.source)
     with pytest.raises(ScheduleError) as caught:
         loaded.run([5], 1)
     error = caught.value
-    assert (error.fault, error.cycle, error.queue) == (fault, cycle, queue), error
+    assert (error.fault, error.cycle, error.queue) == (case.fault, case.cycle, case.queue), error
     assert "generate step at position 0" in str(error)
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_checker_refuses_the_same(name):
-    fault, cycle, queue, body = FAULTS[name]
-    image = assemble(HEAD + body)
-    if name == "address_by_token":
+@CASE
+def test_checker_refuses_the_same(case):
+    image = assemble(HEAD + case.source)
+    if case.name == "address_by_token":
         # The token is data; see `sim.checker.TOKEN`.
         check_schedule(image)
         return
     with pytest.raises(ScheduleError) as caught:
         check_schedule(image)
-    assert (caught.value.fault, caught.value.cycle, caught.value.queue) == (fault, cycle, queue)
+    error = caught.value
+    assert (error.fault, error.cycle, error.queue) == (case.fault, case.cycle, case.queue), error
 
 
 def test_every_static_fault_has_a_case():
-    covered = {entry[0] for entry in FAULTS.values()}
-    assert covered == set(Fault) - {Fault.NONE, Fault.PARITY}
+    assert {case.fault for case in FAULTS} == set(Fault) - {Fault.NONE, Fault.PARITY}
 
 
 # Legal by one cycle: the neighbours of the faults above.

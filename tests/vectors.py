@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from arch.faults import Fault
 from arch.hostmap import Space, mem_address
 from compiler.asm import assemble
 
-DATA = Path(__file__).parent / "data" / "instruction_vectors.toml"
+FOLDER = Path(__file__).parent / "data"
 
 
 @dataclasses.dataclass
@@ -41,8 +42,38 @@ class Vector:
 
 def load() -> list:
     """All vectors."""
-    with open(DATA, "rb") as file:
+    with open(FOLDER / "instruction_vectors.toml", "rb") as file:
         return [Vector(**fields) for fields in tomllib.load(file)["vector"]]
+
+
+@dataclasses.dataclass
+class FaultCase:
+    """An illegal program; see the head of the data file.
+
+    Members
+    -------
+    name, source, cause, queue : str
+    cycle : int
+    hardware : bool
+        Whether the hardware sees the fault.
+    """
+    name: str
+    source: str
+    cause: str
+    cycle: int
+    queue: str
+    hardware: bool = True
+
+    @property
+    def fault(self) -> Fault:
+        return Fault[self.cause]
+
+
+def load_faults() -> tuple:
+    """Text that goes before every source, and the cases."""
+    with open(FOLDER / "fault_vectors.toml", "rb") as file:
+        found = tomllib.load(file)
+    return found["head"], [FaultCase(**fields) for fields in found["fault"]]
 
 
 def check(vector: Vector, cycles, sampled, writes, read_mem) -> None:
