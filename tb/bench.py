@@ -18,8 +18,9 @@ from tb.top import CONFIG
 
 PERIOD_NS = 10
 #: Inputs that ask a slice to do something.
-_REQUESTS = re.compile(r"(?!icu_)\w+__issue(_\w+)?__valid|\w+__(host|bus)__[wr]_en|\w+__restart"
-                       r"|\w+__streams__\w+__valid")
+_REQUESTS = re.compile(
+    r"(?!icu_)\w+__issue(_\w+)?__valid|(?!host__)\w+__(host|bus)__[wr]_en|icu_\w+__restart"
+    r"|\w+__streams__\w+__valid|host__(rx|event)__valid|host__bus__ack")
 
 #: Every test is ended after this time; that is the watchdog.
 bench_test = cocotb.test(timeout_time=30_000 * PERIOD_NS, timeout_unit="ns")

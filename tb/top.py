@@ -8,11 +8,14 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import Out, connect, flipped
 
 from arch.config import Config, profile
+from hdl.host import HostPort
 from hdl.icu import InstructionQueue
 from hdl.mem import ConstBank, MemBank
 from hdl.mxm import Mxm
 from hdl.perm import Perm
 from hdl.reduce import Red
+from hdl.sampler import Sampler
+from hdl.sequencer import Sequencer
 from hdl.vxm import Vxm
 from sim import rtl, toolchain
 
@@ -30,13 +33,15 @@ DAMAGED_MEM, DAMAGED_CONST = (63, 18 * 5 + 17), (127, 8)
 
 def slices(config: Config) -> dict:
     """Port prefix to component."""
-    mxm, mem, const = Mxm(config=config), MemBank(config=config, bank=BANK), ConstBank(config=config)
+    mxm, const = Mxm(config=config), ConstBank(config=config)
+    mem = MemBank(config=config, bank=BANK)
     damaged = [(mxm.bank(*key).memory, place) for key, place in DAMAGED_WEIGHTS.items()]
     for store, (word, bit) in (*damaged, (mem.store, DAMAGED_MEM), (const.store, DAMAGED_CONST)):
         store.init = [1 << bit if number == word else 0 for number in range(store.depth)]
     return {
         "mxm": mxm, "vxm": Vxm(config=config), "mem": mem, "const": const,
-        "perm": Perm(config=config), "red": Red(config=config),
+        "perm": Perm(config=config), "red": Red(config=config), "sample": Sampler(config=config),
+        "seq": Sequencer(config=config), "host": HostPort(config=config),
         **{f"icu_{queue}": InstructionQueue(config=config, queue=queue) for queue in QUEUES}}
 
 
