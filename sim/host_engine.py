@@ -11,7 +11,7 @@ import numpy as np
 from arch.config import Config
 from arch.hostmap import (CLEAR, NO_TOKEN, RUN, Command, EventFlag, Register, Space, Status)
 from arch.image import Image
-from sim import hostlink
+from sim import hostlink, rtl
 from sim.engine import Engine, EngineError, RunResult, checked_run, fault_info
 
 #: Cycles that the host port may take for one byte, and besides for any request.
@@ -32,7 +32,7 @@ class HostEngine(Engine):
         self._tag = 0
         self._events = []
         self._longest = LONGEST_STEP
-        self._ready = False
+        self._ready = self._shows_logits = False
 
     # What a subclass provides.
 
@@ -57,7 +57,7 @@ class HostEngine(Engine):
 
     @abc.abstractmethod
     def _counted(self) -> tuple:
-        """Step lengths from barrier to barrier, cycles simulated, write log or None."""
+        """Step lengths from barrier to barrier, cycles simulated, write log and logits or None."""
 
     # Requests.
 
@@ -136,6 +136,7 @@ class HostEngine(Engine):
         else:
             for space, address, words in hostlink.image_blocks(image):
                 self.write_space(space, address, words)
+        self._shows_logits = rtl.shows_logits(image)
         self._longest = 2 * int(image.rows.max(initial=0)) + SPARE_CYCLES
 
     def run(self, prompt, steps, *, first=0, seed=0, inverse_temperature=0, stop=NO_TOKEN,
@@ -153,7 +154,7 @@ class HostEngine(Engine):
         began = time.perf_counter()
         self.write_space(Space.REGISTERS, Register.COMMAND, [RUN])
         events = self._collect(progress)
-        cycles, simulated, writes = self._counted()
+        cycles, simulated, writes, logits = self._counted()
         seconds = time.perf_counter() - began
         fault = None
         if events[-1].flags & EventFlag.FAULT:
@@ -161,7 +162,7 @@ class HostEngine(Engine):
             fault = fault_info(cause, queue, high << 16 | low, position)
         return RunResult([event.token for event in events if event.flags & EventFlag.SAMPLED],
                          cycles, [event.cycles for event in events], fault, writes, simulated,
-                         seconds)
+                         seconds, logits if self._shows_logits else None)
 
     def _collect(self, progress) -> list:
         """Wait for the events of a run up to the last one."""

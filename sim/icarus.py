@@ -6,6 +6,7 @@ how long to clock. It answers in lines of text. Memories are loaded with ``$read
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -13,10 +14,13 @@ import tempfile
 import numpy as np
 
 from arch.config import Config
+from arch.queues import QUEUES
+from arch.timing import timing
 from sim import backdoor, rtl, toolchain
 from sim.engine import EngineError, write_log_type
 from sim.host_engine import HostEngine
 
+_STARTER = re.compile(r"^  reg (\\\$auto\$verilog_backend\S+ ) = 0;", re.MULTILINE)
 _BENCH = """\
 `timescale 1ns/1ps
 module bench;
@@ -32,6 +36,7 @@ module bench;
 
     integer cycles = 0, received = 0, taken, left, command, size, wanted, limit;
     reg tracing = 0;
+    reg [63:0] sampling = 0;
 
     function integer number(input integer unused);
         integer digit;
@@ -46,7 +51,8 @@ module bench;
     task step;
         begin
             #5;
-            if (barrier === 1'bx || tx_valid === 1'bx || rx_ready === 1'bx) $display("X");
+            if (!rst && ^{barrier, tx_valid, rx_ready} === 1'bx)
+                $display("X %b %b %b", barrier, tx_valid, rx_ready);
             if (barrier) $display("B %0d", cycles);
             if (tx_valid) begin
                 $display("R %h", tx_payload);
@@ -54,6 +60,8 @@ module bench;
             end
             if (tracing) begin
 {log}
+                sampling = {sampling, issue[{sample}]};
+                if (sampling[{skew}]) $display("V %0d %h", cycles, vxm_data);
             end
             clk = 1;
             #5;
@@ -109,6 +117,15 @@ endmodule
 """
 
 
+def settled(verilog: str) -> str:
+    """The same design with every combinational process run at time 0.
+
+    Yosys has each of them read a register that it initialises, but Icarus initialises before the
+    processes wait for a change. Here the register changes from X to 0 after they do.
+    """
+    return _STARTER.sub(r"  reg \1;\n  initial \1 <= 0;", verilog)
+
+
 def _escaped(path: tuple) -> str:
     return ".".join(f"\\{name} " for name in path)
 
@@ -127,8 +144,14 @@ def bench(config: Config, made: rtl.Rtl) -> str:
                    f'cycles, {names["address"]}, {names["halves"]}, {names["data"]});')
     load = [f'                    $readmemh("{name}.hex", dut.{_escaped(path)});'
             for name, path in made.memories.items()]
+    for port, width, wire in (("trace_issue", len(QUEUES), "issue"),
+                              ("trace_v_data", 32 * config.lanes, "vxm_data")):
+        wires.append(f"    wire [{width - 1}:0] {wire};")
+        connections.append(f",\n        .{port}({wire})")
     text = {"wires": wires, "connections": connections, "log": log, "load": load}
     result = _BENCH.replace("{top}", made.top)
+    result = result.replace("{sample}", str(QUEUES["sample"].id))
+    result = result.replace("{skew}", str(timing(config).sample_skew))
     for key, lines in text.items():
         result = result.replace("{" + key + "}",
                                 ("" if key == "connections" else "\n").join(lines))
@@ -152,11 +175,12 @@ class IcarusEngine(HostEngine):
         made = rtl.generate(self.config, self._notify)
         self._memories = made.memories
         self._folder = tempfile.TemporaryDirectory(prefix="metronome-icarus-")
-        compiled = _compiled(made.verilog + bench(self.config, made))
+        compiled = _compiled(settled(made.verilog) + bench(self.config, made))
         self._process = subprocess.Popen(
             [*toolchain.icarus()[1].command, "-n", str(compiled)], cwd=self._folder.name,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        self._cycle, self._barriers, self._lines, self._trace = 0, [], [], False
+        self._cycle, self._barriers, self._trace = 0, [], False
+        self._lines, self._logits = [], []
 
     def close(self) -> None:
         if self._process:
@@ -185,8 +209,12 @@ class IcarusEngine(HostEngine):
                 self._barriers.append(int(fields[0]))
             elif kind == b"W":
                 self._lines.append(fields)
+            elif kind == b"V":
+                self._logits.append(fields)
             elif kind == b"X":
-                raise EngineError("icarus: a control output of the machine is X")
+                names = zip(("o_barrier", "tx.valid", "rx.ready"), fields)
+                unknown = [name for name, value in names if value == b"x"]
+                raise EngineError(f"icarus: {' and '.join(unknown)} of the machine is X")
             elif kind == b"D":
                 self._cycle = int(fields[1])
                 return bytes(received), int(fields[0])
@@ -214,6 +242,7 @@ class IcarusEngine(HostEngine):
         self._trace, self._since = trace, self._cycle
         self._barriers.clear()
         self._lines.clear()
+        self._logits.clear()
 
     def _vector(self, digits: bytes, entry) -> int:
         """A packed vector from hexadecimal; a half that is not written may be unknown."""
@@ -229,7 +258,7 @@ class IcarusEngine(HostEngine):
 
     def _counted(self) -> tuple:
         barriers = np.array(self._barriers, np.int64)
-        writes = None
+        writes = logits = None
         if self._trace:
             writes = np.zeros(len(self._lines), write_log_type(self.config))
             for entry, (cycle, bank, address, halves, data) in zip(writes, self._lines):
@@ -237,7 +266,17 @@ class IcarusEngine(HostEngine):
                 entry["address"], entry["halves"] = int(address, 16), int(halves, 16)
                 entry["lanes"] = rtl.lanes_of(self._vector(data, entry), self.config.lanes)
             writes = rtl.place_writes(writes, barriers)
-        return np.diff(barriers).tolist(), self._cycle - self._since, writes
+            logits = rtl.place_logits(np.array(
+                [(int(cycle), _low_halves(data.decode(), self.config.lanes))
+                 for cycle, data in self._logits], rtl.logits_log_type(self.config)), barriers)
+        return np.diff(barriers).tolist(), self._cycle - self._since, writes, logits
+
+
+def _low_halves(digits: str, lanes: int) -> np.ndarray:
+    """The low 16 bits of 32-bit lanes, lane 0 lowest, from hexadecimal."""
+    if set(digits) - set("0123456789abcdef"):
+        raise EngineError("icarus: an X reached the sampler")
+    return rtl.lanes_of(int(digits, 16), 2 * lanes)[::2]
 
 
 def _compiled(text: str) -> pathlib.Path:

@@ -2,6 +2,8 @@
 import numpy as np
 
 from arch.config import Config
+from arch.queues import QUEUES
+from arch.timing import timing
 from sim import backdoor, rtl, toolchain
 from sim.engine import EngineError, write_log_type
 from sim.host_engine import HostEngine
@@ -32,29 +34,33 @@ class PysimEngine(HostEngine):
         super().__init__(config)
         self._cycle, self._since = 0, 0
         self._outgoing, self._incoming = bytearray(), bytearray()
-        self._barriers, self._log, self._pokes, self._trace = [], [], [], False
+        self._barriers, self._log, self._logits, self._pokes = [], [], [], []
+        self._trace = False
 
     def _reset(self) -> None:
-        from amaranth.hdl import Fragment, Period
+        from amaranth.hdl import Fragment
         from amaranth.sim import Simulator
         from hdl.chip import Chip
         self._chip = Chip(config=self.config)
         fragment = Fragment.get(self._chip, None)
         self._memories = memories_of(fragment)
         self._simulator = Simulator(fragment)
-        self._simulator.add_clock(Period(ns=10))
+        self._simulator.add_clock(1e-8)
         self._simulator.add_testbench(self._drive)
 
     async def _drive(self, ctx) -> None:
         """One round per cycle: set inputs, look at outputs, wait for the edge."""
+        from amaranth.hdl import Value
         chip = self._chip
         ports = [[getattr(chip, f"trace_w{bank}_{member}")
                   for member in ("valid", "address", "halves", "data")]
                  for bank in range(self.config.mem_banks)]
+        sample, skew = QUEUES["sample"].id, timing(self.config).sample_skew
+        sampling = 0  # bit i: the sampler issued i cycles ago
         ctx.set(chip.tx.ready, 1)
         while True:
             for memory, index, value in self._pokes:
-                ctx.set(memory[index], value)
+                ctx.set(Value.cast(memory[index]), value)
             self._pokes.clear()
             ctx.set(chip.rx.valid, bool(self._outgoing))
             if self._outgoing:
@@ -70,6 +76,10 @@ class PysimEngine(HostEngine):
                     if ctx.get(valid):
                         self._log.append((self._cycle - self._since, bank, ctx.get(address),
                                           ctx.get(halves), ctx.get(lanes)))
+                sampling = sampling << 1 | ctx.get(chip.trace_issue) >> sample & 1
+                if sampling >> skew & 1:
+                    lanes = rtl.lanes_of(ctx.get(chip.trace_v_data), 2 * self.config.lanes)[::2]
+                    self._logits.append((self._cycle - self._since, lanes))
             self._cycle += 1
             await ctx.tick()
 
@@ -98,10 +108,11 @@ class PysimEngine(HostEngine):
         self._since, self._trace = self._cycle, trace
         self._barriers.clear()
         self._log.clear()
+        self._logits.clear()
 
     def _counted(self) -> tuple:
         barriers = np.array(self._barriers, np.int64)
-        writes = None
+        writes = logits = None
         if self._trace:
             writes = np.zeros(len(self._log), write_log_type(self.config))
             for entry, (cycle, bank, address, halves, lanes) in zip(writes, self._log):
@@ -109,4 +120,6 @@ class PysimEngine(HostEngine):
                 entry["halves"] = halves
                 entry["lanes"] = rtl.lanes_of(lanes, self.config.lanes)
             writes = rtl.place_writes(writes, barriers)
-        return np.diff(barriers).tolist(), self._cycle - self._since, writes
+            logits = rtl.place_logits(
+                np.array(self._logits, rtl.logits_log_type(self.config)), barriers)
+        return np.diff(barriers).tolist(), self._cycle - self._since, writes, logits

@@ -13,6 +13,9 @@ import tempfile
 import numpy as np
 
 from arch.config import Config
+from arch.image import Image
+from arch.isa import IsaError, decode
+from arch.queues import Stream
 from sim import toolchain
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -119,3 +122,36 @@ def place_writes(writes: np.ndarray, barriers: np.ndarray) -> np.ndarray:
         unwritten = writes["halves"] >> number & 1 == 0
         placed["lanes"][unwritten, number * half:(number + 1) * half] = 0
     return placed
+
+
+def logits_log_type(config: Config) -> np.dtype:
+    """One vector that the sampler took: cycle, counted as in a write log, and int16 lanes."""
+    return np.dtype([("cycle", "<u4"), ("lanes", "<i2", (config.lanes,))])
+
+
+def place_logits(vectors: np.ndarray, barriers: np.ndarray) -> dict:
+    """Logits by step: the vectors of each step, one after the other.
+
+    Parameters
+    ----------
+    vectors : structured array of `logits_log_type`
+    barriers : int array
+        As in `place_writes`.
+    """
+    steps = np.searchsorted(barriers, vectors["cycle"], side="left") - 1
+    return {int(step): vectors["lanes"][steps == step].ravel() for step in np.unique(steps)}
+
+
+def shows_logits(image: Image) -> bool:
+    """Whether all that the sampler takes comes over stream VXM, which the simulations watch."""
+    sources = {instruction["x"] for instruction in decoded(image, "sample")
+               if instruction.op == "ARGMAX"}
+    return sources == {Stream.VXM}
+
+
+def decoded(image: Image, queue: str) -> list:
+    """The instructions of a queue, none where a word is no instruction."""
+    try:
+        return [decode(queue, word, image.config) for word in image.program.get(queue, ())]
+    except IsaError:
+        return []

@@ -35,6 +35,12 @@ struct Write {
     int16_t lanes[PORT_LANES];
 };
 
+// One vector that the sampler took from stream VXM, the low 16 bits of every lane.
+struct Logits {
+    uint32_t cycle;
+    int16_t lanes[PORT_LANES];
+};
+
 struct Memory {
     const char* name;
     void* data;
@@ -53,6 +59,8 @@ struct Machine {
     std::vector<uint8_t> received;
     std::vector<uint64_t> barriers;
     std::vector<Write> writes;
+    std::vector<Logits> logits;
+    uint64_t sampling = 0;  // bit i: the sampler issued i cycles ago
     uint64_t cycle = 0, since = 0;
     bool tracing = false;
 #if defined(WAVES)
@@ -108,9 +116,24 @@ struct Machine {
 #undef LOG
     }
 
+    void log_logits() {
+        const auto& t = *top;
+        sampling = sampling << 1 | (t.PORT_ISSUE >> PORT_SAMPLE_QUEUE & 1);
+        if (!(sampling >> PORT_SAMPLE_SKEW & 1)) return;
+        int32_t wide[PORT_LANES];
+        std::memcpy(wide, &t.PORT_VXM_DATA, sizeof wide);
+        Logits taken{static_cast<uint32_t>(cycle - since), {}};
+        for (int lane = 0; lane < PORT_LANES; ++lane)
+            taken.lanes[lane] = static_cast<int16_t>(wide[lane]);
+        logits.push_back(taken);
+    }
+
     void observe() {
         if (top->PORT_BARRIER) barriers.push_back(cycle - since);
-        if (tracing) log_writes();
+        if (tracing) {
+            log_writes();
+            log_logits();
+        }
         if (top->PORT_TX_VALID) received.push_back(top->PORT_TX_PAYLOAD);
     }
 
@@ -181,6 +204,8 @@ uint64_t machine_cycle(Machine* machine) { return machine->cycle; }
 void machine_count(Machine* machine, int tracing) {
     machine->barriers.clear();
     machine->writes.clear();
+    machine->logits.clear();
+    machine->sampling = 0;
     machine->since = machine->cycle;
     machine->tracing = tracing != 0;
 }
@@ -194,6 +219,12 @@ uint64_t machine_writes(Machine* machine, const void** out, uint64_t* size) {
     *out = machine->writes.data();
     *size = sizeof(Write);
     return machine->writes.size();
+}
+
+uint64_t machine_logits(Machine* machine, const void** out, uint64_t* size) {
+    *out = machine->logits.data();
+    *size = sizeof(Logits);
+    return machine->logits.size();
 }
 
 uint64_t machine_memory_count(Machine* machine) { return machine->memories.size(); }

@@ -7,6 +7,8 @@ import sys
 import numpy as np
 
 from arch.config import Config
+from arch.queues import QUEUES
+from arch.timing import timing
 from sim import backdoor, rtl, toolchain
 from sim.engine import EngineError, write_log_type
 from sim.host_engine import HostEngine
@@ -23,6 +25,8 @@ _SIGNATURES = {
     "machine_count": (None, [ctypes.c_void_p, ctypes.c_int]),
     "machine_barriers": (_U64, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)]),
     "machine_writes": (_U64, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p),
+                              ctypes.POINTER(_U64)]),
+    "machine_logits": (_U64, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p),
                               ctypes.POINTER(_U64)]),
     "machine_memory_count": (_U64, [ctypes.c_void_p]),
     "machine_memory": (ctypes.c_char_p, [ctypes.c_void_p, _U64, ctypes.POINTER(ctypes.c_void_p),
@@ -44,7 +48,10 @@ def port_header(config: Config) -> str:
     """Names of the ports, as C++ macros for the shim."""
     names = {"LANES": str(config.lanes), "BARRIER": "o_barrier",
              "RX_VALID": "rx__valid", "RX_READY": "rx__ready", "RX_PAYLOAD": "rx__payload",
-             "TX_VALID": "tx__valid", "TX_READY": "tx__ready", "TX_PAYLOAD": "tx__payload"}
+             "TX_VALID": "tx__valid", "TX_READY": "tx__ready", "TX_PAYLOAD": "tx__payload",
+             "ISSUE": "trace_issue", "VXM_DATA": "trace_v_data",
+             "SAMPLE_QUEUE": str(QUEUES["sample"].id),
+             "SAMPLE_SKEW": str(timing(config).sample_skew)}
     lines = [f"#define PORT_{key} {mangle(name)}" for key, name in names.items()]
     lines.append("#define PORT_WRITE(t, b, member) t.trace_w##b##_##member")
     each = " ".join(f"X({bank})" for bank in range(config.mem_banks))
@@ -142,16 +149,24 @@ class VerilatorEngine(HostEngine):
         self._trace, self._since = trace, self._lib.machine_cycle(self._machine)
 
     def _counted(self) -> tuple:
-        pointer, size = ctypes.c_void_p(), _U64()
+        pointer = ctypes.c_void_p()
         count = self._lib.machine_barriers(self._machine, pointer)
         barriers = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(_U64)),
                                          (count,)).astype(np.int64) if count else np.zeros(0, int)
         simulated = self._lib.machine_cycle(self._machine) - self._since
-        writes = None
+        writes = logits = None
         if self._trace:
-            kind = write_log_type(self.config)
-            count = self._lib.machine_writes(self._machine, pointer, size)
-            assert size.value == kind.itemsize
-            raw = ctypes.string_at(pointer, count * size.value) if count else b""
-            writes = rtl.place_writes(np.frombuffer(raw, kind).copy(), barriers)
-        return np.diff(barriers).tolist(), simulated, writes
+            log = self._log(self._lib.machine_writes, write_log_type(self.config))
+            writes = rtl.place_writes(log, barriers)
+            logits = rtl.place_logits(self._log(self._lib.machine_logits,
+                                                rtl.logits_log_type(self.config)), barriers)
+        return np.diff(barriers).tolist(), simulated, writes, logits
+
+    def _log(self, function, kind: np.dtype) -> np.ndarray:
+        """A log of the library as a structured array."""
+        pointer, size = ctypes.c_void_p(), _U64()
+        count = function(self._machine, pointer, size)
+        if count and size.value != kind.itemsize:
+            raise EngineError(f"the library logs {size.value} bytes, not {kind.itemsize}")
+        raw = ctypes.string_at(pointer, count * size.value) if count else b""
+        return np.frombuffer(raw, kind)
