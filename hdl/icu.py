@@ -6,7 +6,7 @@ repeats (`hdl.repeat`); its registers are the issue port.
 
 Ref: Abts et al., "Think Fast: A Tensor Streaming Processor (TSP)", ISCA 2020, section III.
 """
-from amaranth import Array, Cat, Const, Module, Mux, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -17,6 +17,7 @@ from arch.isa import (COUNT_BITS, COUNT_REGISTERS, END_ALWAYS, END_IF_PROMPT, PA
 from arch.queues import QUEUES
 from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN
 from hdl.bus import BusSignature, bits_of
+from hdl.choose import choose
 from hdl.repeat import Repeater, payload, prepared_layout
 from hdl.signatures import FaultSignature, IssueSignature
 
@@ -168,8 +169,9 @@ class InstructionQueue(wiring.Component):
             in_program.eq(host.r_en & self._in_program), in_params.eq(host.r_en & self._in_params),
             host.ack.eq(wrote | in_program | in_params), host.r_data.eq(0)]
         with m.If(in_program):
-            parts = [word[16 * chunk:16 * chunk + 16] for chunk in range(PROGRAM_CHUNKS)]
-            m.d.sync += host.r_data.eq(Array(parts)[host.address[:CHUNK_BITS]])
+            # Chunks behind the word read as any of it.
+            parts = [word[16 * chunk:16 * chunk + 16] for chunk in range(-(-self._width // 16))]
+            m.d.sync += host.r_data.eq(choose(parts, host.address[:CHUNK_BITS]))
         with m.If(in_params):
             m.d.sync += host.r_data.eq(self._param)
         m.d.comb += self._param_by_host.eq(in_params)

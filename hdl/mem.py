@@ -2,7 +2,7 @@
 
 A word is ``lanes`` lanes of 18 bits, two bytes of nine: the ninth makes the parity of each even.
 """
-from amaranth import Array, Cat, Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,9 +11,10 @@ from arch.faults import Fault
 from arch.hostmap import Space, power_of_two
 from hdl.bus import BusSignature, bits_of
 from hdl.cells import BYTE_BITS, WORD_BITS, parity_byte
+from hdl.choose import choose, take
 from hdl.pipeline import delay
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
-                            fault_bit, select)
+                            fault_bit)
 
 LANE_BITS = 16
 
@@ -98,7 +99,9 @@ class MemBank(wiring.Component):
             "host": In(BusSignature()),
             "w_valid": Out(1), "w_address": Out(config.mem_address_bits), "w_halves": Out(2),
             "w_data": Out(LANE_BITS * config.lanes)})
-        self.store = memory.Memory(shape=WORD_BITS * config.lanes, depth=config.mem_depth, init=[])
+        # Block RAM would be faster, but the weights need all of it.
+        self.store = memory.Memory(shape=WORD_BITS * config.lanes, depth=config.mem_depth, init=[],
+                                   attrs={"ram_style": "distributed"})
 
     def elaborate(self, platform):
         m = Module()
@@ -112,7 +115,7 @@ class MemBank(wiring.Component):
         lanes, r_en, w_en = lanes_of(word, config.lanes), Signal(), Signal()
         m.d.sync += [r_en.eq(access.r_en), w_en.eq(self.host.w_en & access.selected),
                      self.host.ack.eq(r_en | w_en),
-                     self.host.r_data.eq(Mux(r_en, Array(lanes)[access.lane], 0))]
+                     self.host.r_data.eq(Mux(r_en, choose(lanes, access.lane), 0))]
         return m
 
     def _read(self, m, port, access):
@@ -136,8 +139,8 @@ class MemBank(wiring.Component):
     def _write(self, m, port, access):
         """Cycle t: take the operand and write."""
         config, issue, causes = self._config, self.issue_write, self.fault_write.causes
-        lanes, valid, defined = select(m, self.streams, issue.x, config, LANE_BITS, "x")
-        named, in_range = defined & (issue.x != 0), issue.address < config.mem_depth
+        lanes, valid, named = take(m, self.streams, issue.x, config, "x")
+        in_range = issue.address < config.mem_depth
         half = config.lanes // 2
         enable = Cat(bit.replicate(half) for bit in issue.halves)
         by_host = (1 << access.lane)[:config.lanes] & access.w_en.replicate(config.lanes)
@@ -219,5 +222,5 @@ class ConstBank(wiring.Component):
             write.en.eq((1 << access.lane)[:config.lanes]
                         & access.w_en.replicate(config.lanes))]
         m.d.sync += [host.ack.eq(r_en | w_en),
-                     host.r_data.eq(Mux(r_en, Array(lanes)[access.lane], 0))]
+                     host.r_data.eq(Mux(r_en, choose(lanes, access.lane), 0))]
         return m
