@@ -1,11 +1,14 @@
 """Emission: decoded and expanded again, the words issue what the schedule says."""
 import dataclasses
+import itertools
+import types
 
 import numpy as np
 import pytest
 
 from arch import isa
 from arch.config import profile
+from arch.image import Image
 from arch.isa import END_IF_PROMPT, Instruction
 from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN
 from compiler.emit import END_MARGIN, WAIT_MAX, _encode, _Entry, _QueueEmitter, emit
@@ -158,6 +161,28 @@ def test_an_unused_queue_ends_at_the_first_issue():
     assert emitter.last == [FIRST_ISSUE] * 3
     emitter.end(END_IF_PROMPT)
     assert waits(emitter.entries, 0)[1] == ("END", 1)
+
+
+def test_long_waits_in_every_section():
+    """NOPs before, in and behind the layer loop: every issue on its cycle, in every row."""
+    read = [make_use("const", "READ", offset, 3, d1=2, address=5, s1=1) for offset in (0, 2500)]
+    built = Program((Task("before", (read[0],), ()),), (Task("layer", tuple(read), ()),),
+                    (Task("behind", (read[0],), ()),), 3, {"const": 9})
+    rows = [Schedule([4], [2000 + more], [21000 + more], 6000 + more, 22100, 20600)
+            for more in (0, 35)]
+    words, params, table = emit(built, ([0], [0], [0]), rows, TINY)
+    lanes = np.zeros((0, TINY.lanes), np.int16)
+    image = Image(TINY, words, params, table, lanes, lanes,
+                  np.zeros((0, TINY.rows, TINY.columns), np.int8))
+    made = types.SimpleNamespace(lowered=types.SimpleNamespace(program=built), schedules=rows,
+                                 image=image)
+    for row, prompt in itertools.product((0, 1), (False, True)):
+        assert emitted(made, row, prompt) == scheduled(made, row, prompt)
+    kinds = [isa.decode("const", word, TINY).op for word in words["const"]]
+    # The way into the loop stays outside of it; the body's waits and the way back are inside. One
+    # NOP behind END: it passes on cycle 2000 + 3 * 6000 - 1023 + 1, 2022 before the last READ.
+    assert kinds == ["READ", "NOP", "READ", "NOP", "NOP", "READ", "NOP", "NOP", "NOP", "LOOP",
+                     "END", "NOP", "READ", "END"]
 
 
 def test_equal_waits_share_a_parameter():
