@@ -325,6 +325,11 @@ def test_extra_stages_delay_results(stages, cycle):
         check_schedule(assemble(source.replace(f"at={cycle}", f"at={cycle - 1}")))
 
 
+def test_a_program_without_end():
+    with pytest.raises(ScheduleError, match="cycle 5, const: encoding: .*has no END here"):
+        machine(HEAD + ".queue const\nREAD at=4\n").run([0], 1)
+
+
 def test_reserved_opcode_keeps_its_wait():
     word = encode("const", Instruction("NOP", {"wait": 9}), assemble(HEAD).config) & ~15
     with pytest.raises(ScheduleError) as caught:
