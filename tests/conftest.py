@@ -5,9 +5,9 @@ from arch.config import profile
 from compiler.checkpoint import ModelConfig, random_checkpoint
 from compiler.pipeline import compile_model
 
-#: Two layers, two KV heads for four heads, half a vector each; two vectors of hidden state too many
-#: to be a power of two.
-TINY = ModelConfig(dim=32, hidden_dim=44, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=43,
+#: Two layers; four KV heads for eight heads, half a vector each; a hidden state and a vocabulary
+#: that fill no vector.
+TINY = ModelConfig(dim=32, hidden_dim=44, n_layers=2, n_heads=8, n_kv_heads=4, vocab_size=43,
                    seq_len=32, tied=True)
 
 
