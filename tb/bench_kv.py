@@ -69,7 +69,8 @@ async def writes_by_hand(dut):
     """K goes to a column, V to a row, saturated to -127 .. 127, other places stay."""
     bench = MxmBench(dut)
     position, token = 3, 3
-    at = await bench.start(weights=np.full((WORDS, ROWS, COLUMNS), 2), position=position, token=token)
+    weights = np.full((WORDS, ROWS, COLUMNS), 2)
+    at = await bench.start(weights=weights, position=position, token=token)
     assert (ROWS, COLUMNS, GROUPS) == (4, 8, 2)
     bench.write(at, "WRITE_K", [1, 2, 3, 4, 127, 128, -128, -32768], n1=2, address=0, s1=1)
     bench.write(at + 4, "WRITE_V", [9, -9, 1000, -1000, -127, 127, 0, 5], address=2)
@@ -166,7 +167,8 @@ async def encoding_faults(dut):
     bad += [("mxm", "MATMUL", good | {name: source}) for name in ("x0", "x1")
             for source in reserved]
     bad += [("drain", code, {}) for code in range(16) if code not in CODES["drain"].values()]
-    bad += [("kv", code, {"x": Stream.M0}) for code in range(16) if code not in CODES["kv"].values()]
+    bad += [("kv", code, {"x": Stream.M0}) for code in range(16)
+            if code not in CODES["kv"].values()]
     bad += [("kv", op, {"x": source}) for op in ("WRITE_K", "WRITE_V") for source in reserved]
     for unit, op, fields in bad:
         bench.streams.put(at, Stream.M0, np.ones(LANES))

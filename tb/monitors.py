@@ -51,7 +51,7 @@ class FaultMonitor:
 
 class PortMonitor:
     """Tells a checker the values of some ports, as a dict by name, on every cycle on which the
-    first of them is not 0.
+    first of them is not 0. None stands for a value with an X.
 
     Parameters
     ----------
@@ -67,5 +67,7 @@ class PortMonitor:
 
     def sample(self, cycle: int) -> None:
         if number(self._valid, cycle):
-            self._checker.observe(cycle - self._late, {name: number(handle, cycle)
-                                                       for name, handle in self._handles.items()})
+            values = {name: handle.value for name, handle in self._handles.items()}
+            self._checker.observe(cycle - self._late, {
+                name: int(value) if value.is_resolvable else None
+                for name, value in values.items()})
