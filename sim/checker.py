@@ -73,10 +73,21 @@ def named(error: ScheduleError, plan: StepPlan, position: int) -> ScheduleError:
                          f"{error.detail} ({kind} step at position {position})")
 
 
+def _forget_cache(plans: list, written: Written, image: Image) -> None:
+    """Words of zeros that run-time writes reach are a cache, though the image covers them."""
+    for plan in plans:
+        first = plan.row * image.config.columns
+        for position in range(first, first + image.config.columns):
+            for _, address, _ in weight_writes(plan, position, TOKEN):
+                if address < len(image.weights) and not image.weights[address].any():
+                    written.weights[address] = written.full[address] = False
+
+
 def check_schedule(image: Image) -> None:
     """Check every row and both kinds of step; a kind with a length of 0 cycles is not used.
 
-    A word counts as written if earlier positions write it whatever kind of step they are.
+    A word counts as written if earlier positions write it whatever kind of step they are. A weight
+    word that run-time writes reach does not count as loaded if the image has only zeros there.
 
     Raises
     ------
@@ -89,20 +100,22 @@ def check_schedule(image: Image) -> None:
     config = image.config
     decoded = {queue: decode_program(image, queue) for queue in config.queues}
     written = Written(image)
-    for row in range(config.param_rows):
-        plans = [StepPlan(image, row, prompt, decoded) for prompt in (False, True)]
-        plans = [plan for plan in plans if plan.length]
+    plans = [[plan for plan in (StepPlan(image, row, prompt, decoded) for prompt in (False, True))
+              if plan.length] for row in range(config.param_rows)]
+    _forget_cache([plan for kinds in plans for plan in kinds], written, image)
+    for row, kinds in enumerate(plans):
+        if not kinds:
+            continue
         positions = range(row * config.columns, (row + 1) * config.columns)
-        distinct = [_distinct(plan, positions) for plan in plans]
-        for position in positions if plans else ():
-            for plan, chosen in zip(plans, distinct):
+        distinct = [_distinct(plan, positions) for plan in kinds]
+        for position in positions:
+            for plan, chosen in zip(kinds, distinct):
                 check = plan.check if position in chosen else plan.check_conflicts
                 try:
                     check(position, TOKEN, written)
                 except ScheduleError as error:
                     raise named(error, plan, position) from None
-            writes = [set(weight_writes(plan, position, TOKEN)) for plan in plans]
+            writes = [set(weight_writes(plan, position, TOKEN)) for plan in kinds]
             written.write_weights(sorted(set.intersection(*writes)))
-        if plans:
-            written.mem |= plans[0].writes_mem & plans[-1].writes_mem
-            written.accumulators |= plans[0].starts & plans[-1].starts
+        written.mem |= kinds[0].writes_mem & kinds[-1].writes_mem
+        written.accumulators |= kinds[0].starts & kinds[-1].starts

@@ -182,6 +182,14 @@ def test_read_before_the_write_of_this_step(kind, shift):
     assert caught.value.fault is Fault.UNWRITTEN
 
 
+def test_a_cache_of_zeros_in_the_image_does_not_count_as_written():
+    covered = KV_ORDER.format("K", 30, 3, 1) + ".weights 14 1\n"
+    with pytest.raises(ScheduleError, match="later in this step"):
+        check_schedule(assemble(covered))
+    check_schedule(assemble(covered + ".weights 10 1\n.weights 11 1\n.weights 12 1\n"
+                            ".weights 13 1\n"))
+
+
 def test_a_matmul_in_flight_sees_the_write_that_its_wave_meets_later():
     # WRITE_V to row 3 (pair 1) happens on cycle 9. A MATMUL issued on 9 reads pair 1 of tile 0 on
     # 10 and sees it; one issued on 6 has read the last of pair 1 on 8 and does not.
