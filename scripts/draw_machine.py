@@ -70,16 +70,16 @@ class Drawing:
 
 
 def _queue_bar(drawing, config):
-    drawing.text(24, 36, "Instruction queues (ICU): one per port, in order, one shared cycle counter",
-                 True, anchor="start", size=14)
+    drawing.text(24, 36, "Instruction queues (ICU): one per port, in order, one shared cycle "
+                 "counter", True, anchor="start", size=14)
     names = list(QUEUES)
     width = (WIDTH - 48 - 6 * (len(names) - 1)) / len(names)
     for number, name in enumerate(names):
         bits = word_bits(UNITS[QUEUES[name].unit], config)
         drawing.box(24 + number * (width + 6), 48, round(width, 1), 54, _QUEUE,
                     [name, f"{config.depth_of(name)} x", f"{bits} bit"])
-    drawing.text(24, 124, "Every queue counts cycles since the barrier and issues on the cycle that "
-                 "the compiler chose. Nothing asks whether anything is ready.", colour=_QUIET,
+    drawing.text(24, 124, "Every queue counts cycles since the barrier and issues on the cycle "
+                 "that the compiler chose. Nothing asks whether anything is ready.", colour=_QUIET,
                  anchor="start")
 
 
@@ -99,8 +99,8 @@ def _slices(drawing, config, t):
         drawing.arrow([(x + 82, y + 160), (x + 82, y + 174)])
         drawing.box(x, y + 176, 164, 40, "#ffffff",
                     ["accumulators", f"{config.accumulators} x int32 a column"])
-    drawing.text(210, y + 238, f"matmul to drain {t.matmul_to_drain} cycles; second port: KV writes, "
-                 f"read-out {t.read_out}", colour=_QUIET, size=11.5)
+    drawing.text(210, y + 238, f"matmul to drain {t.matmul_to_drain} cycles; second port: KV "
+                 f"writes, read-out {t.read_out}", colour=_QUIET, size=11.5)
     lane = f"{config.lanes} lanes"
     drawing.box(416, y, 176, 74, _SLICE, ["VXM", "multiply, add, max, exp2,",
                                           f"SiLU, GELU: {t.vxm} cycles"])
@@ -150,8 +150,8 @@ def _host(drawing, config, top):
                 ["Host port", "framed byte stream with CRC-32: load, run, tokens, read-back",
                  "the only place with valid and ready; acts at the barrier"])
     drawing.arrow([(514, y + 37), (496, y + 37)])
-    drawing.text(500, y + 100, "Fault register: first cause, queue and cycle. A wrong schedule is an "
-                 "error, never a stall.", colour=_QUIET)
+    drawing.text(500, y + 100, "Fault register: first cause, queue and cycle. A wrong schedule is "
+                 "an error, never a stall.", colour=_QUIET)
 
 
 def page() -> str:

@@ -1,13 +1,14 @@
 """The figures of README.md and docs/architecture.md: ``python -m scripts.measure [--speed]``.
 
-Without ``--speed`` it prints what follows from the compiler alone: cycles, utilisation, memory. These
-figures are the same on every machine, and `scripts.pages` keeps them up to date. With ``--speed`` it
+Without ``--speed`` it prints what follows from the compiler alone: cycles, utilisation, memory.
+These figures are the same everywhere, and `scripts.pages` keeps them up to date. With ``--speed`` it
 also takes the time of the float model, the reference and the simulators on this computer, scores
 the quantised model, runs the demo, and writes the blocks marked ``measured:`` of README.md.
 """
 import argparse
 import datetime
 import functools
+import pathlib
 import platform
 import subprocess
 import sys
@@ -169,14 +170,16 @@ def _quality() -> str:
     rows = [[name, f"{total / scored:.4f}"] for name, total in totals.items()]
     return (table(["model", "nats per character"], rows)
             + f"\n{len(windows)} windows of {windows.shape[1]} tokens from the validation text, "
-            f"{scored} characters scored.\n")
+            f"{scored} characters scored: enough to see a loss, too few to tell small ones "
+            "apart.\n")
 
 
 def _demo() -> str:
     """What scripts/demo prints, set-up excluded."""
     ran = subprocess.run([sys.executable, "-u", "-m", "scripts.demo"], cwd=ROOT, text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
-    return f"```text\n{ran.stdout.strip()}\n```\n"
+    shown = ran.stdout.strip().replace(str(pathlib.Path.home()), "~")
+    return f"```text\n{shown}\n```\n"
 
 
 def measured(tokens: int = 248) -> dict:

@@ -55,7 +55,7 @@ def reciprocal_error(name: str) -> float:
 
 
 def gumbel_error() -> float:
-    """Worst error of the Gumbel noise in steps of 2**-10, tails of 2**-20 on both sides excluded."""
+    """Worst error of the Gumbel noise in steps of 2**-10, tails of 2**-20 left out."""
     r = np.arange(1 << 12, (1 << 32) - (1 << 12), 65537, dtype=np.int64)
     v = (r + 0.5) / 2.0**32
     exact = -np.log(-np.log1p(-v)) * 2.0**numerics.GUMBEL_FRACTION

@@ -1,6 +1,6 @@
 """Documentation that is made from the sources: ``python -m scripts.pages [--check]``.
 
-Two kinds. Whole files come from a function each (`FILES`). Other pages hold blocks between markers::
+Whole files come from a function each (`FILES`). Other pages hold blocks between markers::
 
     <!-- generated: scripts/measure.py results -->
     ...

@@ -1,4 +1,4 @@
-"""The list of test files in ``docs/verification.md``: every file with the first line of its text."""
+"""The list of test files in ``docs/verification.md``: every file with what it says of itself."""
 import ast
 import re
 

@@ -39,8 +39,8 @@ def _instruction() -> str:
     rows = [
         [first - t.mem_read, "`r0`", f"`READ n1={steps // config.groups} d1={config.groups}`: "
          f"the first of {steps // config.groups} vectors leaves MEM bank 0"],
-        [first, "`mxm`", f"`MATMUL n1={steps}` issues k = 0. The vector is on `M0`; both feeds take "
-         f"{config.rows} of its lanes. The first banks read their weights"],
+        [first, "`mxm`", f"`MATMUL n1={steps}` issues k = 0. The vector is on `M0`; both feeds "
+         f"take {config.rows} of its lanes. The first banks read their weights"],
         [first + 2, "", f"the lanes, rounded and saturated to {config.activation_bits} bits, reach "
          "row pair 0; each further pair follows one cycle later, each further tile one after "
          "that"],
