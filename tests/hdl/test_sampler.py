@@ -120,6 +120,43 @@ def test_draws(profile_name, vocabulary):
     assert len(set(want.values())) > 15
 
 
+def test_close_calls():
+    """Two keys far above the others, as close to each other as the logits allow: every bit counts."""
+    rng, run, want, cycle, ties = np.random.default_rng(8), bench(), {}, 6, 0
+    for number in range(60):
+        temperature, position = int(rng.integers(300, 1000)), int(rng.integers(TINY.context))
+        seed = int(rng.integers(2**63))
+        pair = rng.choice(16, 2, replace=False)
+        logits = np.full(16, -20000)
+        logits[pair] = rng.integers(0, 1000)
+        choices = np.arange(-20000, 20000)
+        noise = numerics.sampling_keys(np.zeros(16, int), temperature, seed, position)
+        target = numerics.sampling_keys(logits, temperature, seed, position)[pair[0]] + number % 3 - 1
+        near = np.abs(numerics.rshift(choices * temperature, 10) + noise[pair[1]] - target)
+        logits[pair[1]] = rng.choice(choices[near == near.min()])
+        keys = numerics.sampling_keys(logits, temperature, seed, position)
+        ties += keys[pair[0]] == keys[pair[1]]
+        settings(run, cycle - 2, vocabulary=16, temperature=temperature, seed=seed,
+                 position=position)
+        done = instruction(run, TINY, cycle, logits)
+        want[done] = int(np.argmax(keys))
+        cycle = done + 4
+    _, faults, watched = run.run(cycle)
+    assert not faults and tokens_of(watched) == want
+    assert ties > 10
+
+
+@pytest.mark.parametrize("level", [32767, -32768])
+def test_largest_keys(level):
+    """Noise on top of the largest products neither wraps nor disappears."""
+    logits = np.where(np.arange(16) % 3, level, -1)
+    logits[0] = level
+    run = bench(vocabulary=16, temperature=65535, seed=4, position=9)
+    done = instruction(run, TINY, 2, logits)
+    _, faults, watched = run.run(done + 2)
+    assert not faults and tokens_of(watched) == {done: argmax(logits, 65535, 4, 9)}
+
+
 def test_by_hand():
     """At the largest inverse temperature a lead of 4 beats any noise (at most 23 + 4)."""
     logits = np.array([0, 0, 1024, 0, 0, 0, 0, 0])
