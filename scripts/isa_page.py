@@ -156,8 +156,8 @@ def _issue_rule() -> str:
     code = inspect.cleandoc("\n" + code)
     return (f"{md(' '.join(prose.split()))}:\n\n```python\n{code}\n```\n\n{md(rest)}\n\n"
             f"The first issue of a step comes on cycle {FIRST_ISSUE} or later. The first issue of "
-            f"a further round of a loop comes {LOOP_WAIT_MIN} cycles or more after the last issue of "
-            "the round before. A `wait` or a count may come from a table instead of the word: "
+            f"a further round of a loop comes {LOOP_WAIT_MIN} cycles or more after the last issue "
+            "of the round before. A `wait` or a count may come from a table instead of the word: "
             "`wait_param` and `n1_param`, `n2_param` choose it. That table has one row per "
             "KV tile, and the row is chosen at the barrier. So the order of instructions never "
             "depends on the position; delays and counts may.\n")

@@ -1,8 +1,8 @@
 """The figures of README.md and docs/architecture.md: ``python -m scripts.measure [--speed]``.
 
 Without ``--speed`` it prints what follows from the compiler alone: cycles, utilisation, memory.
-These figures are the same everywhere, and `scripts.pages` keeps them up to date. With ``--speed`` it
-also takes the time of the float model, the reference and the simulators on this computer, scores
+These figures are the same everywhere, and `scripts.pages` keeps them up to date. With ``--speed``
+it also takes the time of the float model, the reference and the simulators on this computer, scores
 the quantised model, runs the demo, and writes the blocks marked ``measured:`` of README.md.
 """
 import argparse

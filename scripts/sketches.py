@@ -178,7 +178,8 @@ class _Builder:
         """All tiles of q, k or v, then their requantisation."""
         count = self.tiles[name]
         self.matmul(name, self.at[name], Feed(self.x), order="inner", steps=self.steps[name],
-                    tiles=count, s1=1, s2=self.steps[name], accumulator=8 + base, shift=self.shifts.norm)
+                    tiles=count, s1=1, s2=self.steps[name], accumulator=8 + base,
+                    shift=self.shifts.norm)
         self.pass_(f"{name} requantise", "MAC", count, Acc(8 + base), Mem(self.m_qkv, base),
                    pre=self.shifts.pre, post=post, **more)
 
