@@ -190,30 +190,72 @@ def test_a_cache_of_zeros_in_the_image_does_not_count_as_written():
                             ".weights 13 1\n"))
 
 
-def test_a_matmul_in_flight_sees_the_write_that_its_wave_meets_later():
-    # WRITE_V to row 3 (pair 1) happens on cycle 9. A MATMUL issued on 9 reads pair 1 of tile 0 on
-    # 10 and sees it; one issued on 6 has read the last of pair 1 on 8 and does not.
-    source = HEAD.replace("weights 1 1", "weights 1 0") + """
-        .queue const
-            READ at=4 n1=8 address=1
-            END
-        .queue mxm
-            MATMUL at=6 n1=2 d1=3 order=HOLD start=1 x0=CONST x1=CONST
-            END
-        .queue kv
-            WRITE_V at=8 x=CONST
-            END
-        .queue drain
-            DRAIN at=30 n1=2
-            END
-        .queue w0
-            WRITE at=31 n1=2 s1=1 x=ACC halves=3
-            END"""
-    source = source.replace(".const 1 1 1 1 1 1 1 1 1", ".const 1 9 9 9 9 9 9 9 9")
-    loaded = machine(source)
-    loaded.run([0] * 4, 1, first=3)
-    assert loaded.read_mem(0, 0).tolist() == [36] * 8
-    assert loaded.read_mem(0, 1).tolist() == [27 + 81] * 8
+WAVE = """
+.profile {}
+.row 0 generate=80 prompt=80
+.const 0 9 9 9 9 9 9 9 9
+.weights 0 {}
+.queue const
+    READ at=4 n1=20
+    END
+.queue mxm
+    MATMUL at=10 start=1 x0=CONST x1=CONST
+    END
+.queue kv
+    WRITE_{} at={} x=CONST
+    END
+.queue drain
+    DRAIN at=40
+    END
+.queue w0
+    WRITE at=41 x=ACC halves=3
+    END
+"""
+
+
+def wave(profile, kind, cycle, position):
+    """Accumulators of a MATMUL issued on 10 over ones, with a write of nines; None in a conflict."""
+    loaded = machine(WAVE.format(profile, " ".join("1" * 64 if profile == "small" else "1" * 32),
+                                 kind, cycle))
+    try:
+        loaded.run([0] * (position + 1), 1, first=position)
+    except ScheduleError as error:
+        assert (error.fault, error.cycle) == (Fault.CONFLICT, cycle + 1)
+        return None
+    return loaded.read_mem(0, 0).tolist()
+
+
+@pytest.mark.parametrize("position, results", [
+    # Writes issued on 8, 9, 10, 11 happen one cycle later. Column 0 (tile 0) of both pairs is read
+    # on 10 and 11, column 2 (tile 1) on 11 and 12, column 6 as column 2.
+    (0, [9, None, None, 1]), (2, [9, 9, None, None, 1]), (6, [9, 9, None, None, 1])])
+def test_a_wave_meets_write_k(position, results):
+    for cycle, result in enumerate(results, 8):
+        expected = [36] * 8
+        if result is not None:
+            expected[position] = 36 * result
+        assert wave("tiny", "K", cycle, position) == (expected if result else None), cycle
+
+
+@pytest.mark.parametrize("profile, position, results", [
+    # tiny: row 1 (pair 0) is read on 10 and 11, row 3 (pair 1) on 11 and 12.
+    ("tiny", 1, [9, None, None, 1]), ("tiny", 3, [9, 9, None, None, 1]),
+    # small has 4 pairs and 1 tile: row 7 (pair 3) is read on 13, three cycles after the issue.
+    ("small", 7, [9, 9, 9, 9, None, 1]), ("small", 0, [9, None, 1])])
+def test_a_wave_meets_write_v(profile, position, results):
+    rows = 8 if profile == "small" else 4
+    for cycle, result in enumerate(results, 8):
+        expected = None if result is None else [9 * (rows - 1 + result)] * 8
+        assert wave(profile, "V", cycle, position) == expected, cycle
+
+
+def test_a_late_write_into_a_word_that_is_there_already():
+    # Position 0 (a prompt step) wrote column 0; position 1 reads the word before it writes column 1.
+    body = KV_ORDER.format("K", 30, 3, 1).replace("MATMUL at=20", "END n1=PROMPT wait=4\n"
+                                                  "MATMUL at=20")
+    loaded = machine(body)
+    with pytest.raises(ScheduleError, match="later in this step .generate step at position 1"):
+        loaded.run([0, 0], 2)
 
 
 def test_addresses_that_depend_on_the_token_are_checked_when_it_is_known():
