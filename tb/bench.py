@@ -37,6 +37,8 @@ class Bench:
 
     Members
     -------
+    drivers, monitors, handshakes : agents; called on every cycle with ``drive`` at the falling
+        edge, ``sample`` behind the rising edge, and ``settle`` when the inputs have settled.
     config : Config, time : Timing
     cycle : the current cycle; 0 is the first one after the reset.
     """
@@ -47,6 +49,7 @@ class Bench:
         self.cycle = -1
         self.driver = Driver()
         self.drivers, self.monitors, self.checkers = [self.driver], [], []
+        self.handshakes = []
 
     def port(self, name: str):
         """Handle of a port of the slice; members of interfaces are separated by ``__``."""
@@ -117,6 +120,11 @@ class Bench:
             await falling
             for driver in self.drivers:
                 driver.drive(self.cycle)
+            if self.handshakes:
+                # Whether a transfer takes place at the next edge follows from all inputs.
+                await read_only
+                for handshake in self.handshakes:
+                    handshake.settle(self.cycle)
 
     async def until(self, cycle: int) -> None:
         """Let time pass up to and including ``cycle``."""
