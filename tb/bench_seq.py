@@ -126,7 +126,7 @@ class SeqBench(Bench):
                 for name, value in (("row", row), ("counts", counts), ("token", step.token),
                                     ("prompt", step.prompt), ("position", step.position)):
                     if state[name] != value:
-                        raise Mismatch(f"cycle {cycle - now - 1} of {step}: {name} is {state[name]}")
+                        raise Mismatch(f"{step}: cycle {cycle - now - 1}: {name} {state[name]}")
             now += step.length
             barriers.add(now)
         for cycle in range(barrier, now + 20):
