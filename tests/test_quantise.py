@@ -269,9 +269,9 @@ def test_models_out_of_range(factor, names, message):
 
 
 def test_matrices_of_zeros_are_allowed():
-    checkpoint, text = scaled(0, "wq", "w1")
+    checkpoint, text = scaled(0, "wq", "wo")
     model = quantise(checkpoint, TINY, text, 24)
-    assert not model.layers[0].wq.any() and not model.layers[0].w1.any()
+    assert not model.layers[0].wq.any() and not model.layers[0].wo.any()
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
