@@ -39,7 +39,8 @@ def _lanes_with_parity(words: np.ndarray) -> np.ndarray:
     lanes = np.asarray(words, np.int64) & 0xFFFF
     stored = with_parity(lanes) | with_parity(lanes >> 8) << 9
     bits = stored[..., None] >> np.arange(18) & 1
-    return np.packbits(bits.reshape(len(stored), -1).astype(np.uint8), axis=1, bitorder="little")
+    return np.packbits(bits.reshape(len(stored), 18 * lanes.shape[1]).astype(np.uint8), axis=1,
+                       bitorder="little")
 
 
 def _weights(image: Image, tile: int, column: int, pair: int) -> np.ndarray:
