@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arch.config import Config, profile
-from arch.numerics import sampling_keys
+from arch.numerics import as_lane, sampling_keys
 from compiler.checkpoint import ModelConfig, random_checkpoint
 from compiler.pipeline import compile_quantised
 from compiler.quantise import QuantLayer, QuantModel, Requant, quantise
@@ -133,6 +133,26 @@ def test_two_steps_by_hand(hand_model):
     assert reference.values[0, 1].tolist() == [[0, 64]]
     # Query vectors lie behind the key's.
     assert reference.kept["qk_raw", 0][1].tolist() == [0, 512, 0, 0]
+
+
+def test_saturation_and_epsilon_by_hand(hand_model):
+    """Queries, keys and values of eight bits; a sum of squares with 1800 * 1800 added to it."""
+    (layer,) = hand_model.layers
+    loud = dataclasses.replace(layer, q_shift=0, k_shift=0, v=requant([4096, 4096], 8))
+    model = dataclasses.replace(hand_model, layers=[loud])
+    reference = Reference(model, HAND)
+    reference.step(0, 0, keep=True)
+    # 512 and 256 become 127: 127 * 127 = 16129, >> 2 = 4032, * 256 >> 10.
+    assert reference.kept["scores.0", 0][0, 0] == 1008
+    assert reference.keys[0, 0].tolist() == [[127, 0]]
+    assert reference.values[0, 0].tolist() == [[127, 0]]
+    reference.step(1, 1)
+    assert reference.keys[0, 1].tolist() == [[-127, 0]]
+    assert lockstep(compile_quantised(model, HAND, tries=0), [0, 1], 4) > 0
+    reference = Reference(dataclasses.replace(hand_model, eps_total=1800**2), HAND)
+    reference.step(0, 0, keep=True)
+    # 4288576 = 1.0225 * 4**11: segment 0, rest 184; 16384 - 250 * 184 / 256 = 16204, >> 2.
+    assert reference.kept["att.r", 0][0, 0] == as_lane(4051 << 4 | 1)
 
 
 def test_the_machine_agrees_with_the_hand(hand_model):
