@@ -1,41 +1,43 @@
 """Instruction queue: fetches a program, follows its loops, and issues each operation on its cycle.
 
-Four stages. F reads two neighbouring words, so that a LOOP behind an operation is seen with it and
-costs no cycle. P looks up delay parameters, counts and the run-time index. Q puts the instruction
-together and resolves the loop. E counts cycles and repeats (`hdl.repeat`); its registers are the
-issue port. F, P and Q stand still while the instruction behind Q is not taken.
+Three stages. F reads two neighbouring words, so that a LOOP behind an operation is seen with it and
+costs no cycle. P substitutes delay parameters and counts and resolves the loop. E counts cycles and
+repeats (`hdl.repeat`); its registers are the issue port.
 
 Ref: Abts et al., "Think Fast: A Tensor Streaming Processor (TSP)", ISCA 2020, section III.
 """
 from amaranth import Cat, Const, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from arch.config import Config
-from arch.isa import (COUNT_BITS, COUNT_REGISTERS, END_ALWAYS, END_IF_PROMPT, WAIT_BITS, Control,
-                      Index, layout, unit_of, word_bits)
+from arch.hostmap import PROGRAM_CHUNKS, Space, power_of_two
+from arch.isa import (COUNT_BITS, COUNT_REGISTERS, END_ALWAYS, END_IF_PROMPT, PARAM_BITS, WAIT_BITS,
+                      Control, Index, layout, unit_of, word_bits)
 from arch.queues import QUEUES
 from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN
 from hdl.bus import BusSignature, bits_of
-from hdl.program import PC_BITS, ProgramStore, fetched_layout
+from hdl.choose import choose
 from hdl.repeat import Repeater, payload, prepared_layout
 from hdl.signatures import FaultSignature, IssueSignature
 
+#: Program counter: wide enough that a jump before word 0 lands behind every program.
+PC_BITS = 10
+CHUNK_BITS = bits_of(PROGRAM_CHUNKS)
 assert FIRST_ISSUE == LOOP_WAIT_MIN == 4, "the check of a short wait below looks at bits 2 and up"
 
 
 class InstructionQueue(wiring.Component):
     """One in-order instruction queue with its program and delay-parameter memories.
 
-    An instruction that is in F on cycle c can issue on c + 4; on cycle 0 of a step, which follows
-    ``restart``, that is word 0. Words behind each other follow each other at one per cycle, a LOOP
-    not counting; a jump costs three cycles.
+    An instruction is in F on cycle c, in P on c + 1, and can issue on c + 3. Cycle 0 of a step
+    follows the cycle of ``restart``, on which word 0 is in F. Words behind each other follow each
+    other at one per cycle, a LOOP not counting; a jump costs one cycle.
 
     A queue stops, without ending, at UNDERRUN (an instruction that is not ready on its cycle, a
     count or a needed gap of 0) and at ENCODING (a reserved opcode or index, a parameter column that
     does not exist, a LOOP behind no operation, a pc outside of the program memory). The event is on
-    the scheduled cycle, where an ENCODING with a wait of 0, or of no such column, waits 1 cycle;
-    only those of waits below 3 behind a barrier or a jump may be told up to three cycles late.
+    the scheduled cycle, where an ENCODING with a wait of 0, or of no such column, waits 1 cycle.
 
     Parameters
     ----------
@@ -57,9 +59,11 @@ class InstructionQueue(wiring.Component):
     def __init__(self, *, config: Config, queue: str):
         self._config, self._queue, self._unit = config, QUEUES[queue], unit_of(queue)
         self._layout = layout(self._unit, config)
+        self._depth = config.depth_of(queue)
         self._width = word_bits(self._unit, config)
-        self._has_outer, self._has_address = "d2" in self._layout, "address" in self._layout
-        self._adds_index = self._has_address and "index" in self._layout
+        self._fetched = data.StructLayout({
+            "word": self._width, "behind": self._width, "has_loop": 1, "loop_pc": PC_BITS,
+            "beyond": 1})
         super().__init__({
             "restart": In(1), "stop": In(1),
             "row": In(max(1, bits_of(config.param_rows))),
@@ -83,165 +87,212 @@ class InstructionQueue(wiring.Component):
         connect(m, flipped(self.fault), repeat.fault)
         m.d.comb += [repeat.restart.eq(self.restart), repeat.stop.eq(self.stop),
                      self.ended.eq(repeat.ended)]
-        store = ProgramStore(m, self._config, self._queue, self.host)
 
-        # Registers behind F, P and Q, and whether they hold an instruction.
-        fetched = Signal(fetched_layout(self._width), reset_less=True)
-        looked = Signal(self._looked_layout(), reset_less=True)
+        # Valid in F's and P's registers; moves: the instruction in F's registers goes on.
+        f_valid, p_valid, running = Signal(), Signal(), Signal()
+        moves, jump, halts = Signal(), Signal(), Signal()
+        target, pc = Signal(PC_BITS), Signal(PC_BITS)
+        fetched = Signal(self._fetched, reset_less=True)
+        here, found = self._fetch(m, pc)
+        ready = ~p_valid | repeat.take
+        with m.If(self.restart | ~f_valid | ready):
+            m.d.sync += [fetched.eq(found), f_valid.eq(running),
+                         pc.eq(here + Mux(found.has_loop, 2, 1))]
+        with m.If(jump & ~self.restart):
+            # The word that is being read stands behind the loop: drop it.
+            m.d.sync += [f_valid.eq(0), pc.eq(target)]
+
         prepared = Signal(prepared_layout(self._unit.name, self._config), reset_less=True)
-        f_valid, p_valid, q_valid = Signal(), Signal(), Signal()
-        go, jump = Signal(), Signal()
-        m.d.comb += [go.eq(~q_valid | repeat.take), repeat.next.eq(prepared),
-                     repeat.next_valid.eq(q_valid)]
-        with m.If(go):
-            m.d.sync += [fetched.eq(store.found), f_valid.eq(1), p_valid.eq(f_valid),
-                         q_valid.eq(p_valid)]
-        self._look_up(m, store, fetched, looked, go & f_valid, jump, go)
-        target = self._put_together(m, looked, prepared, go, go & p_valid, jump)
-
-        # A jump is decided on one cycle and taken on the next. What F and P work on stands behind
-        # the loop: drop it.
-        with m.If(jump):
-            m.d.sync += p_valid.eq(0)
-        with m.If(jump | store.jumps):
-            m.d.sync += f_valid.eq(0)
+        resolved = Signal.like(prepared, name="resolved")
+        m.d.comb += [moves.eq(f_valid & ready), repeat.next.eq(prepared),
+                     repeat.next_valid.eq(p_valid), halts.eq(resolved.ends | resolved.bad)]
+        self._prepare(m, fetched, resolved, moves, jump, target)
+        with m.If(ready):
+            m.d.sync += [p_valid.eq(f_valid), prepared.eq(resolved)]
+        with m.If(moves & halts):
+            m.d.sync += [running.eq(0), f_valid.eq(0)]
+        with m.If(repeat.halt | self.stop):
+            m.d.sync += [running.eq(0), f_valid.eq(0), p_valid.eq(0)]
         with m.If(self.restart):
-            m.d.sync += [f_valid.eq(0), p_valid.eq(0), q_valid.eq(0)]
-        store.control(advance=go, jump=jump, target=target, restart=self.restart)
+            m.d.sync += [running.eq(1), f_valid.eq(1), p_valid.eq(0)]
+        self._answer(m, pc, found.word)
         return m
 
-    # P: everything that has to be looked up.
+    # F: the program memory, even and odd words apart.
 
-    def _looked_layout(self) -> data.StructLayout:
-        """What Q needs of an instruction.
+    def _fetch(self, m, pc):
+        """Read the word at pc and the one behind it."""
+        chunks = -(-self._width // 16)
+        here, after = Signal(PC_BITS), Signal(PC_BITS)
+        m.d.comb += [here.eq(Mux(self.restart, 0, pc)), after.eq(here + 1)]
+        reads = []
+        for bank, address in enumerate((after[1:], here[1:])):
+            store = memory.Memory(shape=16 * chunks, depth=-(-self._depth // 2), init=[])
+            m.submodules[f"program{bank}"] = store
+            read = store.read_port(domain="comb")
+            m.d.comb += read.addr.eq(address)
+            reads.append(read.data[:self._width])
+            self._program_write(m, store.write_port(granularity=16), bank, chunks)
+        even, odd = reads
+        found = Signal(self._fetched)
+        m.d.comb += [
+            found.word.eq(Mux(here[0], odd, even)), found.behind.eq(Mux(here[0], even, odd)),
+            found.has_loop.eq((self._field(found.behind, "op") == Control.LOOP)
+                              & (after < self._depth)),
+            found.loop_pc.eq(after), found.beyond.eq(here >= self._depth)]
+        return here, found
 
-        ``fresh``: first behind a barrier or a jump; ``no_rounds``: stands for a LOOP with a bad
-        count; ``loops``: a LOOP follows, with fields ``loop_*`` and the pc behind it.
+    def _program_write(self, m, port, bank, chunks):
+        """Every chunk is written by itself: nothing is read before the last one is there."""
+        host = self.host
+        chunk, pc = host.address[:CHUNK_BITS], host.address[CHUNK_BITS:12]
+        m.d.comb += [port.addr.eq(pc[1:]), port.data.eq(host.w_data.replicate(chunks))]
+        with m.If(host.w_en & self._in_program & (pc[0] == bank) & (pc < self._depth)):
+            m.d.comb += port.en.eq((1 << chunk)[:chunks])
+
+    @property
+    def _in_program(self):
+        """The access of the host is to this program."""
+        return (self.host.space == Space.PROGRAM) & (self.host.address[12:] == self._queue.id)
+
+    def _answer(self, m, pc, word):
+        """The host: request on cycle 0, read on cycle 1, answer on cycle 2.
+
+        A program is read through pc, which no step needs between runs.
         """
-        members = {
-            "raw": WAIT_BITS, "by_param": 1, "param": WAIT_BITS, "no_column": 1, "fresh": 1,
-            "no_rounds": 1, "is_end": 1, "executes": 1, "known": 1, "ends": 1, "n1": COUNT_BITS,
-            "loops": 1, "loop_pc": PC_BITS, "loop_wait": WAIT_BITS, "loop_param": 1,
-            "loop_n1": COUNT_BITS, "loop_n2": COUNT_BITS}
-        if self._has_outer:
-            members["n2"] = COUNT_BITS
-        names = ["d1", "s1", *(("d2", "s2") if self._has_outer else ()),
-                 *payload(self._unit.name, self._config)]
-        for name in (*names, *(("address",) if self._has_address else ())):
-            if name in self._layout:
-                _, width, is_signed = self._layout[name]
-                members[name] = signed(width) if is_signed else width
-        if self._has_address:
-            members["loop_s2"] = signed(self._layout["s2"][1])
-        if self._adds_index:
-            members["index"] = len(self.issue.address)
-        return data.StructLayout(members)
+        host = self.host
+        wrote, in_program, in_params = Signal(), Signal(), Signal()
+        with m.If(host.r_en & self._in_program):
+            m.d.sync += pc.eq(host.address[CHUNK_BITS:12])
+        m.d.sync += [
+            wrote.eq(host.w_en & (self._in_program | self._in_params)),
+            in_program.eq(host.r_en & self._in_program), in_params.eq(host.r_en & self._in_params),
+            host.ack.eq(wrote | in_program | in_params), host.r_data.eq(0)]
+        with m.If(in_program):
+            # Chunks behind the word read as any of it.
+            parts = [word[16 * chunk:16 * chunk + 16] for chunk in range(-(-self._width // 16))]
+            m.d.sync += host.r_data.eq(choose(parts, host.address[:CHUNK_BITS]))
+        with m.If(in_params):
+            m.d.sync += host.r_data.eq(self._param)
+        m.d.comb += self._param_by_host.eq(in_params)
 
-    def _look_up(self, m, store, fetched, looked, moves, jump, go):
-        """Parameter, counts, index, and what kind of instruction it is."""
+    # P: substitution and loops.
+
+    @property
+    def _column_bits(self) -> int:
+        return bits_of(power_of_two(self._config.param_columns))
+
+    @property
+    def _in_params(self):
+        """The access of the host is to these parameters."""
+        bits = self._column_bits + bits_of(self._config.param_rows)
+        return (self.host.space == Space.PARAMS) & (self.host.address[bits:] == self._queue.id)
+
+    def _parameter(self, m, column):
+        """The delay parameter in ``column`` of the row of the step."""
+        columns, rows = self._column_bits, bits_of(self._config.param_rows)
+        store = memory.Memory(shape=PARAM_BITS, depth=self._config.param_rows << columns, init=[])
+        m.submodules.params = store
+        read, write = store.read_port(domain="comb"), store.write_port()
+        self._param, self._param_by_host = read.data, Signal(name="param_by_host")
+        m.d.comb += [
+            read.addr.eq(Mux(self._param_by_host, self.host.address[:columns + rows],
+                             Cat(column[:columns], self.row[:rows]))),
+            write.addr.eq(self.host.address[:columns + rows]), write.data.eq(self.host.w_data),
+            write.en.eq(self.host.w_en & self._in_params)]
+        return read.data
+
+    def _prepare(self, m, fetched, resolved, moves, jump, target):
+        """Resolve the instruction in F's registers."""
         f, word = self._field, fetched.word
-        now = Signal.like(looked, name="look")
-        with m.If(go):
-            m.d.sync += looked.eq(now)
-
-        # After a jump the wait is that of the LOOP.
-        first, after_loop, no_rounds = Signal(), Signal(), Signal()
-        loop_wait, loop_param = Signal(WAIT_BITS, reset_less=True), Signal(reset_less=True)
-        with m.If(moves):
-            m.d.sync += [first.eq(0), after_loop.eq(0)]
-        with m.If(jump):
-            m.d.sync += [after_loop.eq(1), no_rounds.eq(self._bad_rounds(looked)),
-                         loop_wait.eq(looked.loop_wait), loop_param.eq(looked.loop_param)]
-        with m.If(self.restart):
-            m.d.sync += [first.eq(1), after_loop.eq(0)]
-        own = Mux(fetched.beyond, 0, Cat(f(word, "wait"), f(word, "wait_param")))
-        m.d.comb += [
-            Cat(now.raw, now.by_param).eq(Mux(after_loop, Cat(loop_wait, loop_param), own)),
-            now.param.eq(store.parameter(now.raw, self.row)),
-            now.no_column.eq(now.by_param & (now.raw >= self._config.param_columns)),
-            now.fresh.eq(first | after_loop), now.no_rounds.eq(after_loop & no_rounds)]
-
         op = Mux(fetched.beyond, 0, f(word, "op"))
-        n1, is_nop, codes = f(word, "n1"), op == Control.NOP, [o.code for o in self._unit.ops]
-        end_known = ~f(word, "n1_param") & ((n1 == END_ALWAYS) | (n1 == END_IF_PROMPT))
-        known = Cat(op == code for code in codes).any()
-        if not self._has_outer:
+        is_end, is_nop = op == Control.END, op == Control.NOP
+        executes = ~is_end & ~is_nop
+        n1, n2, zero = self._counts(m, word, "op")
+        known = is_nop
+        for unit_op in self._unit.ops:
+            known |= op == unit_op.code
+        if "d2" not in self._layout:
             # Without outer repeats n2 is the length of a loop body, and 1 elsewhere.
-            known &= f(word, "n2") == 1
-        if self._adds_index:
-            known &= f(word, "index") <= max(Index)
+            known &= is_nop | (n2 == 1)
+            n2 = Const(1, COUNT_BITS)
+        if "address" in self._layout and "index" in self._layout:
+            known &= is_nop | (f(word, "index") <= max(Index))
+        known |= is_end & ~f(word, "n1_param") & ((f(word, "n1") == END_ALWAYS)
+                                                  | (f(word, "n1") == END_IF_PROMPT))
+        gap = (n1 > 1) & (f(word, "d1", 1) == 0) | (n2 > 1) & (f(word, "d2", 1) == 0)
+
+        # What the last LOOP leaves behind: its wait for the next instruction, or its bad count.
+        after_loop, no_rounds, first = Signal(), Signal(), Signal()
+        loop_wait, loop_param = Signal(WAIT_BITS, reset_less=True), Signal(reset_less=True)
+        raw, wait = Signal(WAIT_BITS), Signal(WAIT_BITS)
+        by_param = Mux(after_loop, loop_param, f(word, "wait_param") & ~fetched.beyond)
+        no_column = by_param & (raw >= self._config.param_columns)
+        short = (first | after_loop) & (wait[2:] == 0)
         m.d.comb += [
-            now.is_end.eq(op == Control.END), now.executes.eq(~now.is_end & ~is_nop),
-            now.known.eq(is_nop | now.is_end & end_known | known),
-            now.ends.eq(now.is_end & ((n1 == END_ALWAYS) | self.prompt)),
-            now.loops.eq(fetched.has_loop), now.loop_pc.eq(fetched.loop_pc),
-            now.loop_wait.eq(f(fetched.behind, "wait")),
-            now.loop_param.eq(f(fetched.behind, "wait_param"))]
-        for name, source, field in (("n1", word, "n1"), ("n2", word, "n2"),
-                                    ("loop_n1", fetched.behind, "n1"),
-                                    ("loop_n2", fetched.behind, "n2")):
-            if name in looked.shape().members:
-                value = f(source, field)
-                m.d.comb += now[name].eq(Mux(f(source, f"{field}_param"), self.counts[value[:2]],
-                                             value))
-        for name in ("d1", "d2", "s1", "s2", "address", *payload(self._unit.name, self._config)):
-            if name in looked.shape().members:
-                m.d.comb += now[name].eq(f(word, name))
-        if self._has_address:
-            m.d.comb += now.loop_s2.eq(f(fetched.behind, "s2"))
-        if self._adds_index:
-            m.d.comb += now["index"].eq(self._index(word))
+            raw.eq(Mux(after_loop, loop_wait, Mux(fetched.beyond, 0, f(word, "wait")))),
+            wait.eq(Mux(by_param, self._parameter(m, raw), raw)),
+            resolved.bad_encoding.eq((~known | no_column) & ~no_rounds),
+            resolved.bad.eq(~known | no_column | no_rounds | short | executes & (zero | gap)),
+            resolved.wait.eq(Mux(resolved.bad_encoding & ((wait == 0) | no_column), 1, wait)),
+            resolved.issues.eq(executes & ~resolved.bad),
+            resolved.ends.eq(is_end & ~resolved.bad & ((f(word, "n1") == END_ALWAYS)
+                                                       | self.prompt)),
+            resolved.n1_less.eq(n1 - 1), resolved.n2_less.eq(n2 - 1),
+            resolved.n1_one.eq(~resolved.issues | (n1 == 1)),
+            resolved.n2_one.eq(~resolved.issues | (n2 == 1))]
+        for name in ("d1", "d2", "s1", "s2", *payload(self._unit.name, self._config)):
+            if name in self._layout:
+                m.d.comb += resolved[name].eq(f(word, name))
+
+        with m.If(moves):
+            m.d.sync += [first.eq(0), after_loop.eq(0), no_rounds.eq(0)]
+        taken = moves & fetched.has_loop & ~resolved.ends & ~resolved.bad
+        base, zero = self._loop(m, fetched, taken, jump, target)
+        with m.If(taken):
+            m.d.sync += [after_loop.eq(jump | zero), no_rounds.eq(zero),
+                         loop_wait.eq(f(fetched.behind, "wait")),
+                         loop_param.eq(f(fetched.behind, "wait_param"))]
+        with m.If(self.restart):
+            m.d.sync += [first.eq(1), after_loop.eq(0), no_rounds.eq(0)]
+        if "address" in self._layout:
+            m.d.comb += [resolved.address.eq(f(word, "address") + base),
+                         resolved.index.eq(self._index(word))]
+
+    def _counts(self, m, word, prefix):
+        """n1 and n2 of a word with count registers substituted, and whether one is 0."""
+        resolved = []
+        for name in ("n1", "n2"):
+            value, field = Signal(COUNT_BITS, name=f"{prefix}_{name}"), self._field(word, name, 1)
+            m.d.comb += value.eq(Mux(self._field(word, f"{name}_param"), self.counts[field[:2]],
+                                     field))
+            resolved.append(value)
+        return (*resolved, (resolved[0] == 0) | (resolved[1] == 0))
+
+    def _loop(self, m, fetched, taken, jump, target):
+        """The LOOP behind the instruction that moves on: its rounds, its base, its jump."""
+        rounds, body, zero = self._counts(m, fetched.behind, "loop")
+        done = Signal(COUNT_BITS)
+        m.d.comb += [target.eq(fetched.loop_pc - body),
+                     jump.eq(taken & ~zero & (rounds != done + 1))]
+        with m.If(taken):
+            m.d.sync += done.eq(Mux(jump, done + 1, 0))
+        with m.If(self.restart):
+            m.d.sync += done.eq(0)
+        if "address" not in self._layout:
+            return Const(0), zero
+        base = Signal(signed(len(self.issue.address)))
+        with m.If(taken):
+            m.d.sync += base.eq(Mux(jump, base + self._field(fetched.behind, "s2"), 0))
+        with m.If(self.restart):
+            m.d.sync += base.eq(0)
+        return base, zero
 
     def _index(self, word):
         """The run-time value that an instruction adds to its address."""
+        if "index" not in self._layout:
+            return Const(0)
         index = self._field(word, "index")
         value = Mux(index == Index.POSITION, self.position,
                     Mux(index == Index.TOKEN, self.token, 0))
         return value >> self._field(word, "index_shift")
-
-    # Q: the whole instruction, and the loop behind it.
-
-    def _bad_rounds(self, looked):
-        """A count of the LOOP is 0."""
-        return (looked.loop_n1 == 0) | (looked.loop_n2 == 0)
-
-    def _put_together(self, m, looked, prepared, go, moves, jump):
-        """Check the instruction, add the base, and decide where to go on: returns the target."""
-        now = Signal.like(prepared, name="ready")
-        with m.If(go):
-            m.d.sync += prepared.eq(now)
-        wait, n1 = Signal(WAIT_BITS), looked.n1
-        zero, gap = n1 == 0, (n1 > 1) & (looked.d1 == 0)
-        if self._has_outer:
-            zero, gap = zero | (looked.n2 == 0), gap | (looked.n2 > 1) & (looked.d2 == 0)
-            m.d.comb += [now.n2_less.eq(looked.n2 - 1),
-                         now.n2_one.eq(~now.issues | (looked.n2 == 1))]
-        reserved = ~looked.known | looked.no_column
-        short = looked.fresh & (wait[2:] == 0)
-        m.d.comb += [
-            wait.eq(Mux(looked.by_param, looked.param, looked.raw)),
-            now.bad_encoding.eq(reserved & ~looked.no_rounds),
-            now.bad.eq(reserved | looked.no_rounds | short | looked.executes & (zero | gap)),
-            now.wait.eq(Mux(now.bad_encoding & ((wait == 0) | looked.no_column), 1, wait)),
-            now.issues.eq(looked.executes & ~now.bad), now.ends.eq(looked.ends & ~now.bad),
-            now.n1_less.eq(n1 - 1), now.n1_one.eq(~now.issues | (n1 == 1))]
-        for name in ("d1", "d2", "s1", "s2", *payload(self._unit.name, self._config)):
-            if name in looked.shape().members:
-                m.d.comb += now[name].eq(looked[name])
-
-        # Rounds count from 1. A LOOP with a bad count jumps, too: what comes then is the fault.
-        number, loops = Signal(COUNT_BITS), moves & looked.loops
-        m.d.comb += jump.eq(loops & ((looked.loop_n1 != number) | self._bad_rounds(looked)))
-        with m.If(loops):
-            m.d.sync += number.eq(Mux(jump, number + 1, 1))
-        with m.If(self.restart):
-            m.d.sync += number.eq(1)
-        if self._has_address:
-            base = Signal(signed(len(self.issue.address)))
-            with m.If(loops):
-                m.d.sync += base.eq(Mux(jump, base + looked.loop_s2, 0))
-            with m.If(self.restart):
-                m.d.sync += base.eq(0)
-            m.d.comb += [now.address.eq(looked.address + base),
-                         now["index"].eq(looked["index"] if self._adds_index else 0)]
-        return looked.loop_pc - looked.loop_n2
