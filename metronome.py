@@ -55,7 +55,7 @@ class Model:
 
 
 def load_model(path: str | None = None, tokenizer: str | None = None) -> Model:
-    """Load a model: the built-in one, a llama2.c ``.bin``, or a Hugging Face folder.
+    """Load a model: the built-in one, or a llama2.c ``.bin``.
 
     Parameters
     ----------
@@ -74,12 +74,8 @@ def load_model(path: str | None = None, tokenizer: str | None = None) -> Model:
         tokenizer = tokenizer or MODELS / BUILT_IN_TOKENIZER
     path = pathlib.Path(path)
     if path.is_dir():
-        if tokenizer is not None:
-            raise MetronomeError(f"{path}: a Hugging Face folder has its own tokenizer.json; "
-                                 "leave the tokenizer out")
-        from compiler.huggingface import load_folder  # its packages are heavy to import
-        checkpoint, found = load_folder(path)
-        return Model(checkpoint, found, str(path))
+        raise MetronomeError(f"{path}: Hugging Face folders cannot be read yet; "
+                             "give a llama2.c .bin with its tokenizer")
     checkpoint = load_checkpoint(path)
     if tokenizer is None:
         raise MetronomeError(f"{path}: a llama2.c model needs its tokenizer; "

@@ -43,7 +43,7 @@ def _seed(text: str) -> int:
 
 def _model_arguments(parser, calibrate=True):
     parser.add_argument("--model", metavar="PATH",
-                        help="llama2.c .bin or Hugging Face folder (default: the built-in model)")
+                        help="llama2.c .bin (default: the built-in model)")
     parser.add_argument("--tokenizer", metavar="PATH", help="llama2.c tokenizer .bin")
     if calibrate:
         parser.add_argument("--calibrate", metavar="FILE",

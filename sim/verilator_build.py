@@ -156,13 +156,16 @@ def _build_in(work, source, options, flags, verilator, compiler) -> None:
     if options.waves:
         defines += (f"-DTRACE_{options.waves.upper()}", f"-DVM_TRACE_{options.waves.upper()}=1")
         support.append(include / f"verilated_{options.waves}_c.cpp")
-        libraries = ("-lz",) if options.waves == "fst" else ()
+        libraries = ("-lz", "-llz4") if options.waves == "fst" else ()
     common = (*compile_, *native, *defines, "-I", obj, "-I", include, "-I", include / "vltstd")
 
     def compile_one(path):
         slow = COMPILE_SLOW if "__Slow" in path.name or path.parent == include else ()
         done = compiler.run(*common, *slow, "-c", path, "-o", obj / f"{path.stem}.o")
         if done.returncode:
+            if "lz4.h" in done.stderr:
+                raise BuildError("an .fst file needs the headers of LZ4 (system package "
+                                 "liblz4-dev); name a .vcd file instead")
             raise BuildError(f"{compiler.name} refused {path.name} of {source.label}: "
                              f"{_first_line(done.stderr)}")
 

@@ -18,6 +18,7 @@ SAMPLING = {"seed": 3, "inverse_temperature": 4096, "vocabulary": TINY.vocab_siz
 ILLEGAL = """\
 .profile tiny
 .row * generate=40 prompt=40
+.const 0  1 2 3 4 5 6 7 8
 .queue const
   READ at=5 address=0
   END
