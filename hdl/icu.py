@@ -171,6 +171,8 @@ class InstructionQueue(wiring.Component):
         with m.If(in_program):
             # Chunks behind the word read as any of it.
             parts = [word[16 * chunk:16 * chunk + 16] for chunk in range(-(-self._width // 16))]
+            # Chunks beyond the word read as 0.
+            parts += [Const(0, 16)] * ((1 << CHUNK_BITS) - len(parts))
             m.d.sync += host.r_data.eq(choose(parts, host.address[:CHUNK_BITS]))
         with m.If(in_params):
             m.d.sync += host.r_data.eq(self._param)
