@@ -169,11 +169,11 @@ class InstructionQueue(wiring.Component):
             in_program.eq(host.r_en & self._in_program), in_params.eq(host.r_en & self._in_params),
             host.ack.eq(wrote | in_program | in_params), host.r_data.eq(0)]
         with m.If(in_program):
-            # Chunks behind the word read as any of it.
             parts = [word[16 * chunk:16 * chunk + 16] for chunk in range(-(-self._width // 16))]
-            # Chunks beyond the word read as 0.
+            # Chunks beyond the word, and words beyond the program memory, read as 0.
             parts += [Const(0, 16)] * ((1 << CHUNK_BITS) - len(parts))
-            m.d.sync += host.r_data.eq(choose(parts, host.address[:CHUNK_BITS]))
+            with m.If(host.address[CHUNK_BITS:12] < self._depth):
+                m.d.sync += host.r_data.eq(choose(parts, host.address[:CHUNK_BITS]))
         with m.If(in_params):
             m.d.sync += host.r_data.eq(self._param)
         m.d.comb += self._param_by_host.eq(in_params)
