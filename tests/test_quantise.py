@@ -42,7 +42,8 @@ def test_quantise_weights(kind):
     rng = np.random.default_rng(1)
     w = {"normal": rng.normal(size=(9, 40)), "laplace": rng.laplace(size=(9, 40)),
          "outlier": np.concatenate([rng.normal(size=(9, 39)), np.full((9, 1), 6.0)], 1),
-         "integers": rng.integers(-127, 128, (9, 40)) * 0.5, "single": rng.normal(size=(9, 1))}[kind]
+         "integers": rng.integers(-127, 128, (9, 40)) * 0.5,
+         "single": rng.normal(size=(9, 1))}[kind]
     q, scale = quantise_weights(w)
     assert q.dtype == np.int8 and q.shape == w.shape and scale.shape == (9,)
     for row, integers, step in zip(w, q, scale):
@@ -248,7 +249,8 @@ def test_norms_keep_their_precision():
 
 def test_more_context_needs_more_shift():
     checkpoint, text, model = sample_model()
-    shifts = [quantise(checkpoint, TINY, text, context).att_pre for context in (1, 16, 24, 256, 257)]
+    shifts = [quantise(checkpoint, TINY, text, context).att_pre
+              for context in (1, 16, 24, 256, 257)]
     # 7 + 7 bits of a product, the bits of the context, a sign, over 18.
     assert shifts == [0, 1, 2, 5, 6]
     assert model.att_pre == 2
@@ -284,8 +286,8 @@ def test_matrices_of_zeros_are_allowed():
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.xfail(strict=True, raises=(ValueError, ArithmeticError), reason="values beyond float32, "
-                   "tiny residuals and an up projection of zeros end in Python's errors")
+@pytest.mark.xfail(strict=True, raises=(ValueError, ArithmeticError), reason="values beyond "
+                   "float32, tiny residuals and an up projection of zeros end in Python's errors")
 @pytest.mark.parametrize("factor, names", [
     (1e25, ("wq", "wk", "w1", "w2")), (0, ("embedding", "wo", "w2")), (0, ("w3",)),
     (1e-20, ("embedding",))])
