@@ -74,12 +74,16 @@ class Index(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One bit field: its width for a `Config`, its sign, what it means and whether it may be 0."""
+    """One bit field: its width for a `Config`, its sign, what it means and whether it may be 0.
+
+    ``sources``: the streams that an operand field may name; empty for every other field.
+    """
     name: str
     bits: Callable[[Config], int]
     doc: str
     signed: bool = False
     minimum: int = 0
+    sources: tuple = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +152,14 @@ def _address(bits: Callable[[Config], int], what: str, indexed: bool = False) ->
     return fields
 
 
-def _source(name: str, doc: str) -> Field:
-    return Field(name, _const(STREAM_BITS), f"{doc} (`Stream`)")
+def _source(name: str, doc: str, *sources: Stream) -> Field:
+    return Field(name, _const(STREAM_BITS), doc, sources=sources)
+
+
+# Wires from streams to operands. A full crossbar would cost more logic than the multipliers'
+# adders: an operand has wires from where programs take it, everything else goes through the VXM.
+_BANKS = (Stream.M0, Stream.M1, Stream.M2, Stream.M3)
+_VECTORS = _BANKS + (Stream.CONST, Stream.VXM)
 
 
 _WEIGHT = _address(lambda config: config.weight_address_bits, "word of the weight banks")
@@ -167,8 +177,8 @@ UNITS = {unit.name: unit for unit in (
         Field("order", _const(2), "`Order` of the repeat indices"),
         Field("start", _const(1), "1: k = 0 overwrites the accumulator, 0: every step adds"),
         Field("half0", _const(2), "which `rows` lanes of the vector serve k = 0"),
-        _source("x0", "activations of the columns of half 0"),
-        _source("x1", "activations of the columns of half 1"),
+        _source("x0", "activations of the columns of half 0", *_VECTORS),
+        _source("x1", "activations of the columns of half 1", *_VECTORS),
         Field("shift", _const(4), "activations are shift-rounded right by this and saturated to "
               "activation_bits, symmetrically"),
         Field("accumulator", lambda config: config.accumulator_bits, "first accumulator"),
@@ -186,7 +196,7 @@ UNITS = {unit.name: unit for unit in (
            "(j mod groups)*rows + r; the last of a group puts the vector on ACC"),
     ), _CONTROL + _N1 + _BODY + _WEIGHT_INDEXED + (
         Field("half0", _const(2), "which `rows` lanes j = 0 writes (WRITE_K)"),
-        _source("x", "vector to write"),
+        _source("x", "vector to write", Stream.CONST, Stream.VXM, Stream.PERM),
     )),
     Unit("vxm", "Lane arithmetic: y = f(a, b, c) in every lane; see docs/numerics.md.", (
         Op("MAC", 4, "y = sat(rshift(a' * b, post) + c), a' = sat18(rshift(a, pre))"),
@@ -195,9 +205,10 @@ UNITS = {unit.name: unit for unit in (
         Op("SILU", 7, "y = silu(a), both with 11 fraction bits"),
         Op("GELU", 8, "y = gelu(a), both with 11 fraction bits"),
     ), _CONTROL + _N1 + _N2 + (
-        _source("a", "first operand; ACC is int32, NONE is 0"),
-        _source("b", "multiplier; NONE is 1"),
-        _source("c", "addend; NONE is 0"),
+        _source("a", "first operand; ACC is int32, NONE is 0", Stream.NONE, *_VECTORS, Stream.ACC,
+                Stream.PERM),
+        _source("b", "multiplier; NONE is 1", Stream.NONE, *_VECTORS),
+        _source("c", "addend; NONE is 0", Stream.NONE, *_VECTORS),
         Field("pre", _const(4), "right shift of a before the multiplier"),
         Field("post", _const(5), "right shift of the product"),
         Field("b_float", _const(1), "1: b is a 12-bit mantissa and a 4-bit right shift"),
@@ -209,7 +220,7 @@ UNITS = {unit.name: unit for unit in (
         Op("PERM", 4, "y[l] = x[(pattern[l] ^ ((index value << index_shift) mod lanes))], "
            "or 0 where the pattern says so"),
     ), _CONTROL + _N1 + _BODY + (
-        _source("x", "vector to permute"),
+        _source("x", "vector to permute", *_VECTORS, Stream.PERM),
         Field("pattern", lambda config: config.pattern_bits, "entry of the pattern table"),
         Field("index", _const(2), "`Index` exclusive-ored into the lane numbers"),
         Field("index_shift", _const(4), "left shift of the index"),
@@ -220,7 +231,7 @@ UNITS = {unit.name: unit for unit in (
         Op("RECIP", 6, "y = float12(1 / sum), exponent less post"),
         Op("RSQRT", 7, "y = float12(1 / sqrt(sum)), exponent less post"),
     ), _CONTROL + _N1 + _BODY + (
-        _source("x", "vectors to reduce, int32 lanes"),
+        _source("x", "vectors to reduce, int32 lanes", Stream.VXM),
         Field("post", _const(6), "right shift (SUM), or bias of the exponent (RECIP, RSQRT)"),
     )),
     Unit("const", "Reads constants onto stream CONST.", (
@@ -230,7 +241,7 @@ UNITS = {unit.name: unit for unit in (
         Op("ARGMAX", 4, "token = argmax of logit * inverse temperature + Gumbel noise over all "
            "lanes of all issues; vector j holds tokens j*lanes ..."),
     ), _CONTROL + _N1 + _BODY + (
-        _source("x", "logits"),
+        _source("x", "logits", Stream.VXM),
     )),
     Unit("mem_read", "Read port of a MEM bank.", (
         Op("READ", 4, "M<bank> = mem[address]"),
@@ -238,7 +249,7 @@ UNITS = {unit.name: unit for unit in (
     Unit("mem_write", "Write port of a MEM bank.", (
         Op("WRITE", 4, "mem[address] = x (low 16 bits of each lane), in the chosen halves"),
     ), _CONTROL + _N1 + _N2 + _MEM + (
-        _source("x", "vector to write"),
+        _source("x", "vector to write", Stream.CONST, Stream.VXM, Stream.PERM, Stream.RED),
         Field("halves", _const(2), "bit h: write the lanes of half h"),
     )),
 )}
@@ -341,11 +352,15 @@ def decode(queue: str, word: int, config: Config) -> Instruction:
     raise IsaError(f"{queue}: opcode {code} is reserved")
 
 
-def source_is_defined(value: int, config: Config) -> bool:
-    """Whether a source field names a stream that this machine has (NONE included)."""
-    if Stream.M0 <= value <= Stream.M3:
-        return value - Stream.M0 < config.mem_banks
-    return value <= Stream.RED
+def sources_of(field: Field, config: Config) -> tuple:
+    """The streams of this machine that an operand field may name, in order of their numbers."""
+    return tuple(sorted(stream for stream in field.sources
+                        if not Stream.M0 + config.mem_banks <= stream <= Stream.M3))
+
+
+def operands(unit: Unit) -> tuple:
+    """The operand fields of a format."""
+    return tuple(field for field in unit.fields if field.sources)
 
 
 def queue_of(name: str) -> Queue:

@@ -11,6 +11,9 @@ MEM_BANKS_MAX = 4
 class Stream(enum.IntEnum):
     """Where an operand comes from. A stream is a register of ``lanes`` values, valid for one cycle.
 
+    The lowest two or three bits of the number tell the sources of each operand apart: they are the
+    address of its multiplexer as they stand.
+
     Members
     -------
     NONE : no operand; see the instruction for what stands in its place.
@@ -31,8 +34,8 @@ class Stream(enum.IntEnum):
     ACC = 6
     VXM = 7
     PERM = 8
-    RED = 9
-    LINK0 = 10
+    LINK0 = 9
+    RED = 10
     LINK1 = 11
 
 

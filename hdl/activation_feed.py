@@ -5,7 +5,7 @@ from amaranth.lib.wiring import In, Out
 
 from arch import isa
 from arch.config import Config
-from hdl.choose import choose, take
+from hdl.choose import choose, operand
 from hdl.signatures import StreamsSignature
 
 
@@ -73,7 +73,7 @@ class ActivationFeed(wiring.Component):
         config = self._config
         rows = config.rows
         # Cycle t: take.
-        lanes, valid, defined = take(m, self.streams, self.i_source, config, "x")
+        lanes, valid, defined = operand(m, self.streams, self.i_source, "mxm", "x0", config)
         m.d.comb += [self.o_valid.eq(valid), self.o_defined.eq(defined)]
         held = [Signal(16, name=f"held_{lane}", reset_less=True)
                 for lane in range(config.lanes)]

@@ -7,7 +7,7 @@ from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS
 from hdl.cells import BYTE_BITS, parity_byte
-from hdl.choose import choose, take
+from hdl.choose import choose, operand
 from hdl.mxm_tile import WeightPortSignature
 from hdl.signatures import FaultSignature, IssueSignature, StreamsSignature, fault_bit
 
@@ -102,7 +102,7 @@ class KvPort(wiring.Component):
     def _decode(self, m):
         """Cycle t: faults of the issue. Returns whether it writes and whether it reads."""
         config, issue = self._config, self.issue
-        self._lanes, valid, defined = take(m, self.streams, issue.x, config, "x")
+        self._lanes, valid, defined = operand(m, self.streams, issue.x, "kv", "x", config)
         writes = (issue.op == _WRITE_K) | (issue.op == _WRITE_V)
         reads = issue.op == _READ_OUT
         in_range = issue.address < config.weight_depth

@@ -11,7 +11,7 @@ from arch.faults import Fault
 from arch.hostmap import Space, power_of_two
 from hdl.bus import BusSignature, bits_of
 from hdl.cells import BYTE_BITS, WORD_BITS, parity_byte
-from hdl.choose import choose, take
+from hdl.choose import choose, operand
 from hdl.pipeline import delay
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
                             fault_bit)
@@ -139,7 +139,7 @@ class MemBank(wiring.Component):
     def _write(self, m, port, access):
         """Cycle t: take the operand and write."""
         config, issue, causes = self._config, self.issue_write, self.fault_write.causes
-        lanes, valid, named = take(m, self.streams, issue.x, config, "x")
+        lanes, valid, named = operand(m, self.streams, issue.x, "mem_write", "x", config)
         in_range = issue.address < config.mem_depth
         half = config.lanes // 2
         enable = Cat(bit.replicate(half) for bit in issue.halves)

@@ -9,9 +9,10 @@ from arch.hostmap import PATTERN_ZERO, Space
 from arch.isa import UNITS, Index
 from arch.queues import Stream
 from hdl.bus import BusSignature
+from hdl.choose import operand
 from hdl.pipeline import delay
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
-                            fault_bit, select, stream_width)
+                            fault_bit, stream_width)
 
 _OP = {op.name: op.code for op in UNITS["perm"].ops}
 
@@ -86,8 +87,7 @@ class Perm(wiring.Component):
     def _operand(self, m):
         """Multiplex the operand and report faults."""
         issue, causes = self.issue, self.fault.causes
-        x, valid, defined = select(m, self.streams, issue.x, self._config, 16, "x")
-        source = defined & (issue.x != Stream.NONE)
+        x, valid, source = operand(m, self.streams, issue.x, "perm", "x", self._config)
         faults = {
             Fault.OPERAND: source & ~valid,
             Fault.ENCODING: ~source | (issue.op != _OP["PERM"]) | (issue.index > max(Index)),

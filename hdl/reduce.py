@@ -8,10 +8,11 @@ from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS
 from arch.queues import Stream
+from hdl.choose import operand
 from hdl.pipeline import all_equal, delay, limit, shift_coarse, shift_fine
 from hdl.reciprocal import Reciprocal
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
-                            fault_bit, select, stream_width)
+                            fault_bit, stream_width)
 
 _OP = {op.name: op.code for op in UNITS["red"].ops}
 #: Levels of the adder tree in front of its register.
@@ -103,8 +104,7 @@ class Red(wiring.Component):
     def _operand(self, m):
         """Multiplex the operand and report faults."""
         issue, known = self.issue, Signal()
-        x, valid, defined = select(m, self.streams, issue.x, self._config, 32, "x")
-        source = defined & (issue.x != Stream.NONE)
+        x, valid, source = operand(m, self.streams, issue.x, "red", "x", self._config, 32)
         with m.Switch(issue.op):
             with m.Case(*_OP.values()):
                 m.d.comb += known.eq(1)

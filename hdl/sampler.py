@@ -6,13 +6,13 @@ from amaranth.lib.wiring import In, Out
 from arch import numerics
 from arch.config import Config
 from arch.faults import Fault
-from arch.isa import COUNT_BITS, UNITS
-from arch.queues import Stream
+from arch.isa import COUNT_BITS, UNITS, sources_of
 from arch.timing import timing
 from hdl.cells import Multiplier
+from hdl.choose import operand
 from hdl.gumbel import REST_BITS, SLOPE_BITS, GumbelTable
 from hdl.pipeline import delay
-from hdl.signatures import (FaultSignature, IssueSignature, StreamsSignature, fault_bit, select)
+from hdl.signatures import (FaultSignature, IssueSignature, StreamsSignature, fault_bit)
 from hdl.threefry import Threefry
 
 _OP = {op.name: op.code for op in UNITS["sample"].ops}
@@ -105,16 +105,16 @@ class Sampler(wiring.Component):
 
         self._valid = delay(m, issue.valid, skew, "issue_valid", reset=True)
         source = delay(m, issue.x, skew, "source")
-        logits, valid, _ = select(m, self.streams, source, self._config, 16, "x")
-        names_stream = Signal()
+        logits, valid, known = operand(m, self.streams, source, "sample", "x", self._config)
+        # Names no stream: told on the cycle of the issue.
+        unknown = Signal()
         with m.Switch(issue.x):
-            for number in [stream for stream in Stream if stream <= Stream.RED
-                           and hasattr(self.streams, stream.name.lower())]:
-                with m.Case(int(number)):
-                    m.d.comb += names_stream.eq(1)
-        legal = delay(m, names_stream, skew, "legal")
-        faults = {Fault.OPERAND: self._valid & legal & ~valid,
-                  Fault.ENCODING: issue.valid & (~names_stream | (issue.op != _OP["ARGMAX"])),
+            with m.Case(*map(int, sources_of(UNITS["sample"].field("x"), self._config))):
+                m.d.comb += unknown.eq(0)
+            with m.Default():
+                m.d.comb += unknown.eq(1)
+        faults = {Fault.OPERAND: self._valid & known & ~valid,
+                  Fault.ENCODING: issue.valid & (unknown | (issue.op != _OP["ARGMAX"])),
                   Fault.CONFLICT: issue.valid & (wait != 0)}
         for fault, event in faults.items():
             register = Signal(name=f"fault_{fault.name.lower()}")

@@ -1,5 +1,5 @@
 """Interfaces between the slices: issued operations, streams and faults."""
-from amaranth import Mux, Signal, signed
+from amaranth import Mux, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import Out
 
@@ -58,7 +58,7 @@ def streams_of(config: Config) -> tuple:
     """The streams that a machine has."""
     return tuple(stream for stream in Stream
                  if Stream.M0 <= stream < Stream.M0 + config.mem_banks
-                 or Stream.CONST <= stream <= Stream.RED)
+                 or stream in (Stream.CONST, Stream.ACC, Stream.VXM, Stream.PERM, Stream.RED))
 
 
 class StreamsSignature(wiring.Signature):
@@ -80,36 +80,6 @@ class FaultSignature(wiring.Signature):
 def fault_bit(fault: Fault) -> int:
     """Position of a cause in `FaultSignature`."""
     return fault - 1
-
-
-def select(m, streams, source, config: Config, width: int, prefix: str):
-    """Multiplex a source field over the streams.
-
-    Parameters
-    ----------
-    streams : interface of `StreamsSignature`
-    source : Value
-        A `Stream` number.
-    width : int
-        Bits per lane of the result; wider streams are cut to their low bits.
-
-    Returns
-    -------
-    data : list of Signal, valid : Signal, defined : Signal
-        Lanes (0 for NONE), whether the stream carries a value, whether the number names a stream
-        of this machine (NONE does).
-    """
-    lanes = [Signal(signed(width), name=f"{prefix}_{lane}") for lane in range(config.lanes)]
-    valid, defined = Signal(name=f"{prefix}_valid"), Signal(name=f"{prefix}_defined")
-    with m.Switch(source):
-        with m.Case(int(Stream.NONE)):
-            m.d.comb += [valid.eq(0), defined.eq(1)]
-        for stream in streams_of(config):
-            side = getattr(streams, stream.name.lower())
-            with m.Case(int(stream)):
-                m.d.comb += [valid.eq(side.valid), defined.eq(1)]
-                m.d.comb += [lane.eq(side.data[index]) for index, lane in enumerate(lanes)]
-    return lanes, valid, defined
 
 
 def rounded_shift(value, shift, width: int):

@@ -12,9 +12,10 @@ from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS
 from arch.queues import Stream
+from hdl.choose import operand
 from hdl.pipeline import delay
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
-                            fault_bit, select, stream_width)
+                            fault_bit, stream_width)
 from hdl.vxm_lane import CONTROL, VxmLane
 
 _OP = {op.name: op.code for op in UNITS["vxm"].ops}
@@ -64,7 +65,7 @@ class Vxm(wiring.Component):
         within, before, after = int(stages >= 1), int(stages >= 2), int(stages >= 3)
 
         # Cycle 0: operands and control.
-        a, b, c = self._operands(m)
+        (a, no_a), (b, no_b), (c, no_c) = self._operands(m)
         control = self._control(m)
         valid = delay(m, self.issue.valid, 8 + stages, "valid", reset=True)
         m.d.comb += self.o_vxm.valid.eq(valid)
@@ -81,9 +82,11 @@ class Vxm(wiring.Component):
             lane = VxmLane(within=within, after=after, vendor=self._vendor)
             m.submodules[f"lane_{number}"] = lane
             m.d.comb += [
-                lane.a.eq(delay(m, a[number], 1 + before, f"a_{number}")),
-                lane.b.eq(delay(m, b[number], 1 + before, f"b_{number}")),
-                lane.c.eq(delay(m, self._c(m, c[number], control), before, f"c_{number}")),
+                lane.a.eq(delay(m, self._taken(m, a[number], no_a, 0), before, f"a_{number}")),
+                lane.b.eq(delay(m, self._taken(m, b[number], no_b, 1), before, f"b_{number}")),
+                # SILU and GELU have no addend.
+                lane.c.eq(delay(m, self._taken(m, c[number], no_c | control.act, 0), before,
+                                f"c_{number}")),
                 lane.i_prepare.eq(prepare), lane.i_multiply.eq(multiply),
                 lane.i_fine.eq(fine), lane.i_result.eq(result),
                 lane.masked.eq(CONTROL(result).mask & beyond[number]),
@@ -91,26 +94,28 @@ class Vxm(wiring.Component):
             ]
         return m
 
-    def _c(self, m, value, control):
-        """Register of an addend: 0 for SILU and GELU, which have none."""
-        register = Signal(signed(16), name="c_taken", reset_less=True)
-        with m.If(control.act):
-            m.d.sync += register.eq(0)
+    def _taken(self, m, value, absent, instead):
+        """Register of an operand, and what stands in its place."""
+        register = Signal.like(value, name="taken", reset_less=True)
+        with m.If(absent):
+            m.d.sync += register.eq(instead)
         with m.Else():
             m.d.sync += register.eq(value)
         return register
 
     def _operands(self, m):
-        """Multiplex the three operands and report operand and encoding faults."""
-        lanes, missing, undefined = [], [], []
+        """Multiplex the three operands and report operand and encoding faults.
+
+        Returns the lanes of each, and whether it is NONE.
+        """
+        operands, missing, undefined = [], [], []
         for name, width in (("a", 32), ("b", 16), ("c", 16)):
             source = getattr(self.issue, name)
-            values, valid, defined = select(m, self.streams, source, self._config, width, name)
-            lanes.append(values)
-            missing.append(defined & (source != Stream.NONE) & ~valid)
-            undefined.append(~defined)
-        one = self.issue.b == Stream.NONE
-        lanes[1] = [value | one for value in lanes[1]]
+            lanes, valid, known = operand(m, self.streams, source, "vxm", name, self._config, width)
+            none = source == Stream.NONE
+            operands.append((lanes, none))
+            missing.append(known & ~valid)
+            undefined.append(~known & ~none)
         known = Signal()
         with m.Switch(self.issue.op):
             with m.Case(*_OP.values()):
@@ -122,7 +127,7 @@ class Vxm(wiring.Component):
             register = Signal(name=f"fault_{fault.name.lower()}")
             m.d.sync += register.eq(valid & event)
             m.d.comb += causes[fault_bit(fault)].eq(register)
-        return lanes
+        return operands
 
     def _control(self, m):
         """Decode the operation of cycle 0."""

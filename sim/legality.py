@@ -12,7 +12,7 @@ import numpy as np
 from arch.config import Config
 from arch.faults import Fault, ScheduleError
 from arch.image import Image
-from arch.isa import Index, Order, source_is_defined
+from arch.isa import UNITS, Index, Order, operands, sources_of
 from arch.queues import QUEUES, Stream, mem_stream
 from arch.timing import timing
 from sim import weight_rules
@@ -20,9 +20,6 @@ from sim.queue_model import Segment, expand_step, index_values, step_length
 from sim.written import (NEVER, Written, unwritten_accumulators, unwritten_constants,
                          unwritten_mem)
 
-#: Operand fields by unit; those of VXM may be NONE.
-SOURCES = {"mxm": ("x0", "x1"), "kv": ("x",), "vxm": ("a", "b", "c"), "perm": ("x",),
-           "red": ("x",), "sample": ("x",), "mem_write": ("x",)}
 FUNCTION_OPS = ("RECIP", "RSQRT")
 
 
@@ -104,12 +101,12 @@ class StepPlan:
                 continue
             seen.add((segment.queue, segment.pc))
             unit, cycle = QUEUES[segment.queue].unit, segment.cycle[0]
-            for field in () if segment.op == "READ_OUT" else SOURCES.get(unit, ()):
-                source = segment[field]
-                if not source_is_defined(source, self.config):
-                    self.fault(Fault.ENCODING, cycle, segment, f"{field}: no stream {source}")
-                elif source == Stream.NONE and unit != "vxm":
-                    self.fault(Fault.ENCODING, cycle, segment, f"{field} must name a stream")
+            for field in () if segment.op == "READ_OUT" else operands(UNITS[unit]):
+                source, known = segment[field.name], sources_of(field, self.config)
+                if source not in known:
+                    names = ", ".join(stream.name for stream in known)
+                    self.fault(Fault.ENCODING, cycle, segment,
+                               f"{field.name} has wires from {names}, not from stream {source}")
             if segment["index"] > Index.TOKEN:
                 self.fault(Fault.ENCODING, cycle, segment, "index 3 is reserved")
             if unit == "mxm" and segment["order"] > Order.HOLD:
@@ -166,20 +163,20 @@ class StepPlan:
     def _operands(self, valid: dict) -> None:
         for segment in self.segments:
             unit = QUEUES[segment.queue].unit
-            if unit not in SOURCES or segment.op == "READ_OUT":
+            if segment.op == "READ_OUT":
                 continue
             cycles = segment.cycle
             if unit == "mxm":
                 cycles = cycles[takes(segment, self.config.groups)]
             elif unit == "sample":
                 cycles = cycles + self.timing.sample_skew
-            for field in SOURCES[unit]:
-                source = segment[field]
-                if source == Stream.NONE or not source_is_defined(source, self.config):
+            for field in operands(UNITS[unit]):
+                source = segment[field.name]
+                if source == Stream.NONE or source not in sources_of(field, self.config):
                     continue
                 missing = cycles[~valid[source][cycles]]
                 if len(missing):
-                    self.fault(Fault.OPERAND, missing[0], segment, f"{field}: stream "
+                    self.fault(Fault.OPERAND, missing[0], segment, f"{field.name}: stream "
                                f"{Stream(source).name} carries no value on this cycle")
 
     def _endings(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from arch.config import Config
 from arch.image import Image
-from arch.isa import Index, Order, unit_of
+from arch.isa import UNITS, Index, Order, sources_of, unit_of
 from arch.queues import Stream, mem_stream
 from arch.timing import FIRST_ISSUE
 from sim.random_placement import Block, Item, NoRoom, Pattern, Placer, Writer
@@ -64,17 +64,18 @@ class Generator(Placer):
 
     # Producers: a value on a stream on all cycles of a pattern.
 
-    def source(self, start, pattern: Pattern, depth: int, none: bool = False) -> int:
+    def source(self, start, pattern: Pattern, depth: int, unit: str, operand: str) -> int:
         """A stream that carries values from ``start`` on; places what makes them."""
-        choices = ["mem", "mem", "const", "const"]
+        streams = sources_of(UNITS[unit].field(operand), self.config)
+        producers = {"mem": (Stream.M0, 2), "const": (Stream.CONST, 2), "none": (Stream.NONE, 2)}
         if depth:
-            choices += ["vxm", "vxm"]
+            producers["vxm"] = (Stream.VXM, 2)
             if pattern.flat:
-                choices += ["perm", "drain"]
+                producers |= {"perm": (Stream.PERM, 1), "drain": (Stream.ACC, 1)}
             if pattern.flat and pattern.n1.most == 1:
-                choices += ["red", "red", "read_out"]
-        if none:
-            choices += ["none"] * 2
+                producers |= {"red": (Stream.RED, 2), "read_out": (Stream.ACC, 1)}
+        choices = [name for name, (stream, weight) in producers.items() if stream in streams
+                   for _ in range(weight)]
         self.random.shuffle(choices)
         for choice in choices[:4]:
             if choice == "none":
@@ -111,14 +112,14 @@ class Generator(Placer):
         item = self.put("vxm", op, fields, pattern, issue, self.timing.vxm)
         for name in "abc":
             needed = op in ("MAC", "MAX") or name == "a" or name == "c" and op == "EXP2"
-            item.fields[name] = self.source(issue, pattern, depth, True) if needed else 0
+            item.fields[name] = self.source(issue, pattern, depth, "vxm", name) if needed else 0
         return Stream.VXM
 
     def produce_perm(self, start, pattern, depth):
         issue = start - self.timing.perm
         fields = {"pattern": self.random.randrange(self.config.patterns)} | self.index(1 << 20)[0]
         item = self.put("perm", "PERM", fields, pattern, issue, self.timing.perm)
-        item.fields["x"] = self.source(issue, pattern, depth)
+        item.fields["x"] = self.source(issue, pattern, depth, "perm", "x")
         return Stream.PERM
 
     def produce_drain(self, start, pattern, depth):
@@ -145,7 +146,7 @@ class Generator(Placer):
         first = start - delay - own.span
         post = self.random.randrange(64) if self.chance(0.3) else self.random.randrange(24)
         item = self.put("red", op, {"post": post}, own, first, delay)
-        item.fields["x"] = self.source(first, own, depth)
+        item.fields["x"] = self.source(first, own, max(depth, 1), "red", "x")
         self.reserve(Stream.RED, start[:, None])
         return Stream.RED
 
@@ -157,7 +158,7 @@ class Generator(Placer):
         fields = self.address(f"w{bank}", self.config.mem_depth, pattern)
         fields["halves"] = self.pick(1, 2, 3, 3, 3, 3, 0)
         item = self.put(f"w{bank}", "WRITE", fields, pattern, start, 1)
-        item.fields["x"] = self.source(start, pattern, 3)
+        item.fields["x"] = self.source(start, pattern, 3, "mem_write", "x")
 
     def consume_mxm(self, start):
         pattern = self.pattern(True)
@@ -176,14 +177,14 @@ class Generator(Placer):
             given = Pattern(self.fixed(taken), gap, pattern.n2,
                              int(pattern.period[0]) - (taken - 1) * gap)
         for name in ("x0", "x1"):
-            item.fields[name] = self.source(start, given, 2)
+            item.fields[name] = self.source(start, given, 2, "mxm", name)
 
     def consume_kv(self, start):
         pattern = Pattern(self.count(4), self.pick(1, 2), self.fixed(1), 1)
         # The address is chosen when all matmuls of the block are known.
         item = self.put("kv", self.pick("WRITE_K", "WRITE_V"), {"half0": self.random.randrange(4)},
                  pattern, start, 2)
-        item.fields["x"] = self.source(start, pattern, 2)
+        item.fields["x"] = self.source(start, pattern, 2, "kv", "x")
 
     def consume_red(self, start):
         self.produce_red(start + self.timing.reduce_function + 12, self.single(), 2)
@@ -196,7 +197,7 @@ class Generator(Placer):
                           self.fixed(1), 1)
         issue = start - self.timing.sample_skew
         item = self.put("sample", "ARGMAX", {}, pattern, issue, self.timing.sample)
-        item.fields["x"] = self.source(start, pattern, 2)
+        item.fields["x"] = self.source(start, pattern, 2, "sample", "x")
 
     # Blocks.
 
