@@ -18,8 +18,9 @@ from arch.config import Config, profile
 from arch.hostmap import NO_TOKEN, ROW_GENERATE, ROW_PROMPT
 from arch.image import Image
 from arch.numerics import inverse_temperature
-from compiler.checkpoint import Checkpoint, load_checkpoint
+from compiler.checkpoint import Checkpoint
 from compiler.errors import MetronomeError
+from compiler.llama2c import load_checkpoint
 from compiler.pipeline import Compiled, compile_model
 from compiler.tokenizer import Tokenizer
 from sim import engine as engines

@@ -66,7 +66,7 @@ def run(checkpoint: Checkpoint, tokens: np.ndarray) -> Activations:
     embedding, layers = flat(x), []
     for layer in range(config.n_layers):
         kept = {"x_att": flat(x)}
-        n = _normalised(x, checkpoint.rms_att[layer], config.norm_eps)
+        n = _normalised(x, checkpoint.norm_att[layer], config.norm_eps)
         q_raw = (n @ checkpoint.wq[layer].T).reshape(batch, length, config.n_heads, size)
         k_raw = (n @ checkpoint.wk[layer].T).reshape(batch, length, config.n_kv_heads, size)
         v = (n @ checkpoint.wv[layer].T).reshape(batch, length, config.n_kv_heads, size)
@@ -78,14 +78,14 @@ def run(checkpoint: Checkpoint, tokens: np.ndarray) -> Activations:
         x = x + att @ checkpoint.wo[layer].T
         kept |= {"q_raw": flat(q_raw), "k_raw": flat(k_raw), "q": flat(q), "k": flat(k),
                  "v": flat(v), "att": flat(att), "x_ffn": flat(x)}
-        n = _normalised(x, checkpoint.rms_ffn[layer], config.norm_eps)
+        n = _normalised(x, checkpoint.norm_ffn[layer], config.norm_eps)
         gate, up = n @ checkpoint.w1[layer].T, n @ checkpoint.w3[layer].T
         with np.errstate(over="ignore"):
             hidden = gate / (1 + np.exp(-gate)) * up
         x = x + hidden @ checkpoint.w2[layer].T
         kept |= {"gate": flat(gate), "up": flat(up), "hidden": flat(hidden), "x_out": flat(x)}
         layers.append(kept)
-    logits = _normalised(x, checkpoint.rms_final, config.norm_eps) @ checkpoint.classifier.T
+    logits = _normalised(x, checkpoint.norm_final, config.norm_eps) @ checkpoint.classifier.T
     return Activations(layers, embedding, flat(x), flat(logits))
 
 
@@ -104,7 +104,7 @@ def self_sampled(checkpoint: Checkpoint, bos: int, seed: int = 0, sequences: int
         x = checkpoint.embedding[tokens[:, position]]
         here = angles[position:position + 1]
         for layer in range(config.n_layers):
-            n = _normalised(x, checkpoint.rms_att[layer], config.norm_eps)
+            n = _normalised(x, checkpoint.norm_att[layer], config.norm_eps)
             q = _rotate((n @ checkpoint.wq[layer].T).reshape(sequences, 1, -1, size), here)
             k = _rotate((n @ checkpoint.wk[layer].T).reshape(sequences, 1, -1, size), here)
             keys[layer, :, position] = k[:, 0]
@@ -116,12 +116,12 @@ def self_sampled(checkpoint: Checkpoint, bos: int, seed: int = 0, sequences: int
             p /= p.sum(-1, keepdims=True)
             att = np.einsum("bkgs,bskd->bkgd", p, values[layer, :, past])
             x = x + att.reshape(sequences, -1) @ checkpoint.wo[layer].T
-            n = _normalised(x, checkpoint.rms_ffn[layer], config.norm_eps)
+            n = _normalised(x, checkpoint.norm_ffn[layer], config.norm_eps)
             gate = n @ checkpoint.w1[layer].T
             with np.errstate(over="ignore"):
                 hidden = gate / (1 + np.exp(-gate)) * (n @ checkpoint.w3[layer].T)
             x = x + hidden @ checkpoint.w2[layer].T
-        logits = (_normalised(x, checkpoint.rms_final, config.norm_eps)
+        logits = (_normalised(x, checkpoint.norm_final, config.norm_eps)
                   @ checkpoint.classifier.T).astype(np.float64)
         # Gumbel-max draws from the softmax without forming it.
         tokens[:, position + 1] = np.argmax(logits + rng.gumbel(size=logits.shape), -1)

@@ -177,6 +177,8 @@ def compile_model(checkpoint: Checkpoint, config: Config, calibration_tokens=Non
     ModelError
         If the model does not fit the machine or its fixed-point formats.
     """
+    if checkpoint.config.family != "llama":
+        raise ModelError(f"models of family {checkpoint.config.family!r} cannot be compiled yet")
     context = min(config.context, checkpoint.config.seq_len)
     if calibration_tokens is None:
         calibration_tokens = calibrate.self_sampled(checkpoint, bos, seed)

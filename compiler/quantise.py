@@ -270,13 +270,13 @@ class _Quantiser:
             return self.normed(w[number], gain[number].astype(np.float64), acts[point],
                                self.shift[point], self.bias[point], out_scale)
         parts = {
-            "q": normed(ckpt.wq, "x_att", ckpt.rms_att,
+            "q": normed(ckpt.wq, "x_att", ckpt.norm_att,
                         np.repeat(q_scale * 2.0**-self.q_shift, size)),
-            "k": normed(ckpt.wk, "x_att", ckpt.rms_att,
+            "k": normed(ckpt.wk, "x_att", ckpt.norm_att,
                         np.repeat(k_scale * 2.0**-self.k_shift, size)),
-            "v": normed(ckpt.wv, "x_att", ckpt.rms_att, np.repeat(v_scale, size)),
-            "gate": normed(ckpt.w1, "x_ffn", ckpt.rms_ffn, 2.0**-numerics.ACT_FRACTION),
-            "up": normed(ckpt.w3, "x_ffn", ckpt.rms_ffn, hidden_scale
+            "v": normed(ckpt.wv, "x_att", ckpt.norm_att, np.repeat(v_scale, size)),
+            "gate": normed(ckpt.w1, "x_ffn", ckpt.norm_ffn, 2.0**-numerics.ACT_FRACTION),
+            "up": normed(ckpt.w3, "x_ffn", ckpt.norm_ffn, hidden_scale
                          * 2.0**(numerics.ACT_FRACTION - self.hidden_post - self.hidden_shift)),
             "down": self.plain(ckpt.w2[number], acts["hidden"], hidden_scale, self.sx),
         }
@@ -310,7 +310,7 @@ class _Quantiser:
         """
         acts, ckpt, model = self.acts, self.ckpt, self.model
         bias, one = self.norm_bias(acts.final), 2.0**-numerics.LOGIT_FRACTION
-        gain = ckpt.rms_final.astype(np.float64)
+        gain = ckpt.norm_final.astype(np.float64)
         if not model.tied:
             shift = self._norm_shift([acts.final])
             w, ratio = self.normed(ckpt.classifier, gain, acts.final, shift, bias, one)

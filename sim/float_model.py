@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from compiler.checkpoint import Checkpoint
+from compiler.errors import ModelError
 
 __all__ = ["FloatModel", "nats_per_token"]
 
@@ -32,8 +33,10 @@ class FloatModel:
         if self._dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, not {self._dtype}")
         self._config = config = checkpoint.config
-        names = ("embedding", "rms_att", "wq", "wk", "wv", "wo", "rms_ffn", "w1", "w2", "w3",
-                 "rms_final", "classifier")
+        if config.family != "llama":
+            raise ModelError(f"models of family {config.family!r} cannot be evaluated yet")
+        names = ("embedding", "norm_att", "wq", "wk", "wv", "wo", "norm_ffn", "w1", "w2", "w3",
+                 "norm_final", "classifier")
         self._weights = {name: getattr(checkpoint, name).astype(self._dtype) for name in names}
         size = config.head_size
         rates = config.rope_theta ** (-np.arange(0, size, 2) / size)
@@ -113,12 +116,12 @@ class FloatModel:
         weights = self._weights
         x = weights["embedding"][ids]                                              # [T, dim]
         for layer in range(self._config.n_layers):
-            h = self._norm(x, weights["rms_att"][layer])
+            h = self._norm(x, weights["norm_att"][layer])
             x = x + self._attention(h, layer, start, keys[layer], values[layer])
-            h = self._norm(x, weights["rms_ffn"][layer])
+            h = self._norm(x, weights["norm_ffn"][layer])
             gated = _silu(h @ weights["w1"][layer].T) * (h @ weights["w3"][layer].T)
             x = x + gated @ weights["w2"][layer].T
-        return self._norm(x, weights["rms_final"]) @ weights["classifier"].T
+        return self._norm(x, weights["norm_final"]) @ weights["classifier"].T
 
     def _attention(self, h: Array, layer: int, start: int, keys: Array, values: Array) -> Array:
         """Return the attention output [T, dim] of normed inputs h [T, dim], filling the cache."""

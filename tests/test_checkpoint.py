@@ -11,14 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compiler.checkpoint import (
-    Checkpoint,
-    ModelConfig,
-    load_checkpoint,
-    random_checkpoint,
-    save_checkpoint,
-)
+from compiler.checkpoint import Checkpoint, ModelConfig, random_checkpoint
 from compiler.errors import MetronomeError, ModelError
+from compiler.llama2c import load_checkpoint, save_checkpoint
 
 BUILT_IN = Path(__file__).parent.parent / "models" / "shakespeare.bin"
 
@@ -26,9 +21,9 @@ SMALL = ModelConfig(dim=8, hidden_dim=6, n_layers=2, n_heads=2, n_kv_heads=1, vo
                     seq_len=3, tied=True)
 # Shapes of SMALL in file order, by hand: head size 4, keys and values of width 4.
 SMALL_SHAPES = {
-    "embedding": (5, 8), "rms_att": (2, 8), "wq": (2, 8, 8), "wk": (2, 4, 8), "wv": (2, 4, 8),
-    "wo": (2, 8, 8), "rms_ffn": (2, 8), "w1": (2, 6, 8), "w2": (2, 8, 6), "w3": (2, 6, 8),
-    "rms_final": (8,),
+    "embedding": (5, 8), "norm_att": (2, 8), "wq": (2, 8, 8), "wk": (2, 4, 8), "wv": (2, 4, 8),
+    "wo": (2, 8, 8), "norm_ffn": (2, 8), "w1": (2, 6, 8), "w2": (2, 8, 6), "w3": (2, 6, 8),
+    "norm_final": (8,),
 }
 # 40 + 16 + 128 + 64 + 64 + 128 + 16 + 96 + 96 + 96 + 8 = 752 weights, 2 * 3 * 2 rotary values.
 SMALL_WEIGHTS, SMALL_ROPE = 752, 12
@@ -151,7 +146,7 @@ def test_random_checkpoint_is_seeded_and_of_sane_size():
     assert not np.array_equal(a.wq, random_checkpoint(config, seed=8).wq)
     assert a.wq.std() == pytest.approx(64 ** -0.5, rel=0.1)
     assert a.w2.std() == pytest.approx(256 ** -0.5, rel=0.1)
-    assert a.rms_att.mean() == pytest.approx(1.0, abs=0.05)
+    assert a.norm_att.mean() == pytest.approx(1.0, abs=0.05)
 
 
 def test_truncation_at_every_offset(tmp_path):
@@ -211,10 +206,10 @@ def test_other_formats_are_named(tmp_path, start, message):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("index, place", [
     (0, "'embedding'"),
-    (40 + 8, "layer 1 'rms_att'"),
+    (40 + 8, "layer 1 'norm_att'"),
     (56, "layer 0 'wq'"),
     (56 + 64, "layer 1 'wq'"),
-    (SMALL_WEIGHTS - 1, "'rms_final'"),
+    (SMALL_WEIGHTS - 1, "'norm_final'"),
 ])
 def test_values_that_are_not_finite(tmp_path, bad, index, place):
     data = with_word(hand_made(), 7 + index, struct.pack("<f", bad))
@@ -259,3 +254,35 @@ def test_built_in_model():
     config = load_checkpoint(BUILT_IN).config
     assert config == ModelConfig(dim=64, hidden_dim=172, n_layers=5, n_heads=8, n_kv_heads=4,
                                  vocab_size=68, seq_len=256, tied=True)
+
+
+GPT2 = ModelConfig(dim=6, hidden_dim=7, n_layers=2, n_heads=2, n_kv_heads=2, vocab_size=5,
+                   seq_len=3, tied=True, family="gpt2")
+
+
+def test_traits_of_the_families():
+    assert (SMALL.norm, SMALL.activation, SMALL.positions, SMALL.biases) == (
+        "rms", "silu_gated", "rope", False)
+    assert (GPT2.norm, GPT2.activation, GPT2.positions, GPT2.biases) == (
+        "layer", "gelu", "learned", True)
+    # Heads of odd size cannot be turned in pairs, but have learned positions.
+    assert GPT2.head_size == 3
+    with pytest.raises(ModelError, match="family must be one of llama, gpt2, not 'mamba'"):
+        replace(SMALL, family="mamba")
+
+
+def test_arrays_of_the_families():
+    llama, gpt2 = random_checkpoint(SMALL, seed=1), random_checkpoint(GPT2, seed=1)
+    assert {name: array.shape for name, array in llama.arrays.items()} == SMALL_SHAPES
+    assert llama.bq is llama.positions is llama.norm_att_bias is None
+    assert gpt2.w3 is None
+    assert gpt2.positions.shape == (3, 6) and gpt2.b1.shape == (2, 7) and gpt2.bo.shape == (2, 6)
+    assert gpt2.norm_final_bias.shape == (6,) and gpt2.norm_ffn_bias.shape == (2, 6)
+    assert "classifier" not in gpt2.arrays
+    assert "classifier" in random_checkpoint(replace(GPT2, tied=False), seed=1).arrays
+    with pytest.raises(ModelError, match="'b1' is missing; a model of family 'gpt2' needs it"):
+        replace(gpt2, b1=None)
+    with pytest.raises(ModelError, match="'b1' has no place in a model of family 'llama'"):
+        replace(llama, b1=gpt2.b1)
+    with pytest.raises(ModelError, match="layer 1 'b2': 6 of its values are NaN or infinite"):
+        replace(gpt2, b2=gpt2.b2 * np.array([[1], [math.nan]], np.float32))

@@ -11,7 +11,8 @@ import pytest
 
 import metronome
 from arch.hostmap import Space
-from compiler.checkpoint import Checkpoint, ModelConfig, random_checkpoint, save_checkpoint
+from compiler.checkpoint import Checkpoint, ModelConfig, random_checkpoint
+from compiler.llama2c import save_checkpoint
 from scripts import cli
 from scripts.commands.evaluate import nats, windows
 
@@ -238,7 +239,7 @@ def test_eval_of_a_model_that_knows_nothing(run, tmp_path):
     config = ModelConfig(dim=8, hidden_dim=8, n_layers=1, n_heads=2, n_kv_heads=1,
                          vocab_size=size, seq_len=16, tied=True)
     random = random_checkpoint(config, 0)
-    names = ("rms_att", "wq", "wk", "wv", "wo", "rms_ffn", "w1", "w2", "w3", "rms_final")
+    names = ("norm_att", "wq", "wk", "wv", "wo", "norm_ffn", "w1", "w2", "w3", "norm_final")
     nothing = np.zeros((size, 8), np.float32)
     save_checkpoint(tmp_path / "model.bin", Checkpoint(
         config=config, embedding=nothing, classifier=nothing,

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compiler.checkpoint import Checkpoint, ModelConfig, load_checkpoint, random_checkpoint
+from compiler.checkpoint import Checkpoint, ModelConfig, random_checkpoint
+from compiler.llama2c import load_checkpoint
 from sim.float_model import FloatModel, nats_per_token
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +49,7 @@ def loop_logits(ckpt: Checkpoint, tokens: list[int]) -> list[list[float]]:
     for pos, token in enumerate(tokens):
         x = [float(v) for v in ckpt.embedding[token]]
         for n in range(c.n_layers):
-            h = norm(x, ckpt.rms_att[n], c.norm_eps)
+            h = norm(x, ckpt.norm_att[n], c.norm_eps)
             q = turn(product(ckpt.wq[n], h), pos, c)
             keys[n].append(turn(product(ckpt.wk[n], h), pos, c))
             values[n].append(product(ckpt.wv[n], h))
@@ -61,11 +62,11 @@ def loop_logits(ckpt: Checkpoint, tokens: list[int]) -> list[list[float]]:
                 mixed += [sum(w * value[start + i] for w, value in zip(weights, values[n]))
                           / sum(weights) for i in range(size)]
             x = [a + b for a, b in zip(x, product(ckpt.wo[n], mixed))]
-            h = norm(x, ckpt.rms_ffn[n], c.norm_eps)
+            h = norm(x, ckpt.norm_ffn[n], c.norm_eps)
             gate = [g / (1 + math.exp(-g)) for g in product(ckpt.w1[n], h)]
             gated = [g * u for g, u in zip(gate, product(ckpt.w3[n], h))]
             x = [a + b for a, b in zip(x, product(ckpt.w2[n], gated))]
-        result.append(product(ckpt.classifier, norm(x, ckpt.rms_final, c.norm_eps)))
+        result.append(product(ckpt.classifier, norm(x, ckpt.norm_final, c.norm_eps)))
     return result
 
 
