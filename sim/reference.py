@@ -8,7 +8,8 @@ import numpy as np
 from arch import numerics
 from arch.config import Config
 from compiler.layout import ceil_div, heads_of
-from compiler.lower import hidden_chunks, rope_packed, rope_tiles
+from compiler.lower_ffn import hidden_chunks
+from compiler.lower_rope import rope_packed, rope_tiles
 from compiler.quantise import NORM_POST, ROPE_FRACTION, QuantModel, Requant, eps_vector
 
 

@@ -8,7 +8,8 @@ from arch.config import profile
 from compiler.checkpoint import ModelConfig
 from compiler.errors import CapacityError, ModelError
 from compiler.layout import Buffer, Constants, Heads, Vectors, Weights, ceil_div, heads_of
-from compiler.lower import _Lowering
+from compiler.lower import finish
+from compiler.lower_state import Lowering
 
 TINY, BIG = profile("tiny"), profile("ecp5_85k")
 
@@ -106,8 +107,8 @@ def test_phases_share_words():
 
 def test_buffers_of_a_phase_are_disjoint(tiny):
     """Of a real model: no two buffers that live at the same time share a word."""
-    lowering = _Lowering(tiny.model, tiny.config)
-    lowering.lower()
+    lowering = Lowering(tiny.model, tiny.config)
+    finish(lowering)
     by_phase = {}
     for phase, levels in lowering.mem.used.items():
         assert max(levels) <= tiny.config.mem_depth

@@ -10,7 +10,9 @@ from arch.config import profile
 from compiler.checkpoint import ModelConfig, random_checkpoint
 from compiler.errors import CapacityError, ModelError
 from compiler.layout import heads_of
-from compiler.lower import hidden_chunks, lower, rope_packed, rope_tiles, uniform
+from compiler.lower import lower, uniform
+from compiler.lower_ffn import hidden_chunks
+from compiler.lower_rope import rope_packed, rope_tiles
 from compiler.pipeline import compile_model
 from compiler.tasks import Program, Task, Touch, affine, make_use
 from compiler.verify import ProgramError, verify_program

@@ -1,0 +1,126 @@
+"""Attention: projections, scores, softmax, weighted values, and the way back into the residual."""
+from arch.isa import Index
+from arch.queues import Stream
+from compiler import lower_rope
+from compiler.lower_state import Lowering, chunks
+from compiler.passes import Acc, Const, Feed, Mem, TaskBuilder
+from compiler.tasks import WRITE, N
+
+
+def projections(low: Lowering, layer) -> None:
+    """Norm, then q, k and v; keys and values go on into the cache."""
+    config, heads, at = low.config, low.heads, low.at
+    q, k, v = heads.q_vectors, heads.k_vectors, heads.v_vectors
+    low.norm("att", layer.att_norm_bias)
+    low.joined("att", at["m_qkv"], low.m_qkv, 0, k + q + v)
+    piece = max(heads.period, 2 // heads.period * heads.period)
+    ring, entry = low.ring, 0
+    positions = int(Index.POSITION)
+    plan = [("k", 0, first, count, "wk", layer.k) for first, count in chunks(k, piece)]
+    plan += [("q", k, first, count, "wq", layer.q) for first, count in chunks(q, piece)]
+    plan += [("v", k + q, first, count, "wv", layer.v) for first, count in chunks(v, 4)]
+    for name, base, first, count, weight, requant in plan:
+        entry = 0 if entry + count > ring[1] else entry
+        accumulator = ring[0] + entry
+        entry += count
+        low.matmul(f"{name} {first}", at[weight] + first * low.x_steps, Feed(low.x),
+                   order="inner", steps=low.x_steps, tiles=count, s1=1, s2=low.x_steps,
+                   accumulator=accumulator, shift=layer.att_norm_shift)
+        source = dict(a=Acc(accumulator), b=Mem(low.m_qkv, base + first), pre=requant.pre,
+                      post=requant.post)
+        if name == "v":
+            word = at["values"] + first * low.v_words
+
+            def write(task, moment, first=first, count=count, word=word):
+                task.use("kv", "WRITE_V", moment, count, address=word, s1=low.v_words,
+                         index=positions, index_shift=config.rows.bit_length() - 1,
+                         x=int(Stream.VXM))
+                seen = moment + task.timing.kv_write_to_matmul
+                task.touch("values", first, count, WRITE, seen)
+            low.pass_(f"v {first} requantise", "MAC", count, tail=write, **source)
+            continue
+        low.pass_(f"{name} {first} requantise", "MAC", count, label="qk_raw",
+                  first=base + first, into=[Mem(low.raw, base + first)], **source)
+        lower_rope.turn(low, layer, name, base, first, count)
+
+
+def attention(low: Lowering, layer) -> None:
+    """All heads; each vector of weighted values goes through its part of wo when it is complete."""
+    heads, group = low.heads, low.heads.group
+    scored, done, peaks, entry = set(), set(), [0] * 4, 0
+    for number, head in enumerate(low.head_order()):
+        _scores(low, layer, head, low.score_bases[number % len(low.score_bases)], peaks)
+        scored.add(head)
+        for tile in range(heads.v_vectors):
+            for member in range(group):
+                owners = [heads.half_owner(tile, half) * group + member for half in (0, 1)]
+                vector = tile * group + member
+                if vector in done or not {*owners} <= scored:
+                    continue
+                _weighted(low, tile, vector, owners, low.pv_ring[0] + entry)
+                entry = (entry + 1) % low.pv_ring[1]
+                _project(low, vector, first=not done)
+                done.add(vector)
+
+
+def _scores(low: Lowering, layer, head, base, peaks):
+    config, heads, at = low.config, low.heads, low.at
+    kv, slot, bank = head // heads.group, low.slot[head], low.slot[head].bank
+    step = head * heads.step_stride
+    feed = Feed(low.q, step // config.groups)
+    keys = kv * heads.step_stride
+    inner = heads.steps > config.groups
+    strides = dict(s1=low.kv_tiles, s2=1) if inner else dict(s1=1, s2=low.kv_tiles)
+    # The newest key is in the last tile: read tiles-1 steps after the first one.
+    begin = (N - 1) * (heads.steps if inner else 1)
+    touches = [("keys", keys, heads.steps, begin)]
+    low.matmul(f"scores {head}", at["keys"] + keys * low.kv_tiles, (feed, feed),
+               order="inner" if inner else "outer", steps=heads.steps, tiles=N,
+               accumulator=base, half0=0 if inner else step % config.groups,
+               shift=layer.q_shift, touches=touches, **strides)
+    peak_bank = (bank + 2) % 4
+    peak = Mem(low.peak[peak_bank], peaks[peak_bank], stride=0)
+    peaks[peak_bank] += 1
+    low.pass_(f"scores {head} requantise", "MAC", N, Acc(base),
+              b=Const(at["m_scores"] + head, stride=0), pre=layer.scores.pre,
+              post=layer.scores.post, mask=1,
+              into=[Mem(slot)], label=f"scores.{head}",
+              reduce=dict(op="MAX", target=peak, label=f"peak.{head}"))
+    low.tasks.append(_exponential(low, head, slot, peak))
+
+
+def _exponential(low: Lowering, head, slot, peak):
+    """exp of the scores; the reciprocal of their sum to every word that needs it."""
+    task = TaskBuilder(low.config, f"exp {head}")
+    a, c = task.operand(Mem(slot), 0, N), task.operand(peak, 0, N)
+    task.use("vxm", "EXP2", 0, N, a=int(a), c=int(c), post=low.model.exp_post, mask=1)
+    at = task.timing.vxm
+    task.store(Stream.VXM, [Mem(slot)], at, N, label=f"exp.{head}")
+    task.use("red", "RECIP", at, N, x=int(Stream.VXM), post=low.model.recip_bias)
+    moment = N - 1 + (at + task.timing.reduce_function)
+    for owners, target in low.inverse.items():
+        halves = sum(1 << half for half in (0, 1) if owners[half] == head)
+        if halves:
+            task.store(Stream.RED, [target], moment, 1, label=f"inverse.{head}",
+                       halves=halves)
+    return task.done()
+
+
+def _weighted(low: Lowering, tile, vector, owners, accumulator):
+    config, at = low.config, low.at
+    feeds = tuple(Feed(low.slot[head]) for head in owners)
+    words = at["values"] + tile * low.v_words
+    begin = (N - 1) * config.groups
+    low.matmul(f"values {vector}", words, feeds, order="inner",
+               steps=N * config.groups, tiles=1, s1=1, s2=0, accumulator=accumulator,
+               touches=[("values", tile, 1, begin)])
+    low.pass_(f"values {vector} normalise", "MAC", 1, Acc(accumulator),
+              low.inverse[tuple(owners)], pre=low.model.att_pre, post=low.model.att_post,
+              b_float=1, into=[Mem(low.att, vector)], label="att", first=vector)
+
+
+def _project(low: Lowering, vector, first):
+    groups, tiles = low.config.groups, low.x_tiles
+    low.matmul(f"attention output {vector}", low.at["wo"] + vector * groups * tiles,
+               Feed(low.att, vector), order="outer", steps=groups, tiles=tiles, s1=1,
+               s2=tiles, accumulator=0, start=first)

@@ -1,0 +1,145 @@
+"""The state of a lowering: where everything lives, and the tasks made so far.
+
+Accumulators, MEM buffers and the two allocators are fixed here before any task is made; the
+pieces of the decoder (`compiler.lower_attention` and its neighbours) only name them.
+"""
+from arch.config import Config
+from compiler.errors import ModelError
+from compiler.layout import Constants, Vectors, Weights, ceil_div, heads_of, too_large
+from compiler.passes import Const, Mem, matmul, vector_pass
+from compiler.quantise import NORM_POST, QuantModel
+
+
+def chunks(count: int, size: int) -> list:
+    """``(first, length)`` of pieces of at most ``size``, the last not the longest."""
+    return [(first, min(size, count - first)) for first in range(0, count, size)]
+
+
+class Lowering:
+    """Buffers, accumulators, addresses and tasks of one model on one machine."""
+
+    def __init__(self, model: QuantModel, config: Config):
+        self.model, self.config = model, config
+        self.dims, self.heads = model.config, heads_of(model.config, config)
+        if config.mem_banks != 4:
+            raise ModelError(f"the decoder needs 4 MEM banks; profile {config.name!r} has "
+                             f"{config.mem_banks}")
+        if model.context > config.context:
+            raise too_large(config, "positions", model.context, config.context)
+        if self.dims.vocab_size > config.vocab_max:
+            raise too_large(config, "token ids", self.dims.vocab_size, config.vocab_max)
+        self.kv_tiles = ceil_div(model.context, config.columns)
+        self.x_tiles = ceil_div(self.dims.dim, config.lanes)
+        self.x_steps = ceil_div(self.dims.dim, config.rows)
+        self.h_tiles = ceil_div(self.dims.hidden_dim, config.lanes)
+        self.v_tiles = ceil_div(self.dims.vocab_size, config.lanes)
+        self.weights, self.constants = Weights(config), Constants(config)
+        self._accumulators()
+        self._buffers()
+
+    # Resources.
+
+    def _accumulators(self):
+        """Output sums from 0, then scores and everything else in rings behind them."""
+        total, tiles = self.config.accumulators, self.x_tiles
+        spare = total - tiles - self.kv_tiles
+        if spare < 2:
+            raise too_large(self.config, "accumulators per column", tiles + self.kv_tiles + 2,
+                            total)
+        self.ring = (tiles, total - tiles)
+        step = max(1, min(self.kv_tiles, (spare - 2) // 2)) if spare >= 4 else 0
+        self.score_bases = [tiles + step * i for i in range(3)
+                            if step * i + self.kv_tiles + 2 <= total - tiles] or [tiles]
+        first = self.score_bases[-1] + self.kv_tiles
+        self.pv_ring = (first, total - first)
+
+    def _buffers(self):
+        config, heads = self.config, self.heads
+        take = (mem := Vectors(config)).take
+        self.mem = mem
+        self.x, self.x2 = take("x", 0, self.x_tiles), take("x2", 1, self.x_tiles + 1)
+        self.cos, self.sin = take("cos", 1, heads.period), take("sin", 1, heads.period)
+        self.scale, self.r = take("scale", 1, 1), take("r", 3, 1)
+        q, k, v = heads.q_vectors, heads.k_vectors, heads.v_vectors
+        self.m_qkv = take("m_qkv", 1, q + k + v, "att")
+        self.raw, self.turn = take("raw", 2, q + k, "att"), take("turn", 3, q + k, "att")
+        self.k, self.q = take("k", 3, k, "att"), take("q", 0, q, "att")
+        self.att = take("att", 0, v * heads.group, "att")
+        self._inverse_words()
+        banks = [self.score_bank(head) for head in range(heads.count)]
+        self.peak = [take(f"peak{bank}", bank, banks.count((bank + 2) % 4), "att")
+                     for bank in range(4)]
+        self._score_slots()
+        h = self.h_tiles
+        self.m_ffn = take("m_ffn", 1, 2 * h, "ffn")
+        self.gate, self.up = take("gate", 2, h, "ffn"), take("up", 2, h, "ffn")
+        self.silu, self.hidden = take("silu", 3, h, "ffn"), take("hidden", 0, h, "ffn")
+        self.final = take("final", 2, self.x_tiles, "end")
+        self.m_logits = take("m_logits", 1, self.v_tiles, "end")
+        mem.check()
+
+    def _score_slots(self):
+        """Slots of ``kv_tiles`` words for the scores of a head, in the bank of its parity."""
+        wanted = [[], [], [], []]
+        for head in self.head_order():
+            wanted[self.score_bank(head)].append(head)
+        self.slot = {}
+        for bank, members in enumerate(wanted):
+            level = self.mem.used["att"][bank]
+            room = (self.config.mem_depth - level) // self.kv_tiles
+            if members and room < 1:
+                raise too_large(self.config, f"words in MEM bank {bank}", level + self.kv_tiles,
+                                self.config.mem_depth)
+            slots = [self.mem.take(f"scores{bank}.{i}", bank, self.kv_tiles, "att")
+                     for i in range(min(room, len(members)))]
+            self.slot |= {head: slots[i % len(slots)] for i, head in enumerate(members)}
+
+    def _inverse_words(self):
+        """Words for 1/sum: one per combination of heads in the halves of a vector.
+
+        A head is alone in at most one of them and shares at most one other, so that two banks
+        let its scalar reach both words in the one cycle that the stream carries it.
+        """
+        alone, shared, heads = {}, {}, self.heads
+        for tile in range(heads.v_vectors):
+            for member in range(heads.group):
+                owners = tuple(heads.half_owner(tile, half) * heads.group + member
+                               for half in (0, 1))
+                table = alone if owners[0] == owners[1] else shared
+                table.setdefault(owners, len(table))
+        self.inv_alone = self.mem.take("inv_alone", 3, len(alone), "att") if alone else None
+        self.inv_shared = self.mem.take("inv_shared", 1, len(shared), "att") if shared else None
+        self.inverse = {owners: Mem(self.inv_alone, word) for owners, word in alone.items()}
+        self.inverse |= {owners: Mem(self.inv_shared, word) for owners, word in shared.items()}
+
+    def head_order(self) -> list:
+        """Query heads, those whose values share a tile next to each other."""
+        group = self.heads.group
+        return [kv * group + member for first in range(0, self.heads.kv_count, 2)
+                for member in range(group)
+                for kv in range(first, min(first + 2, self.heads.kv_count))]
+
+    def score_bank(self, head: int) -> int:
+        kv, member = divmod(head, self.heads.group)
+        pair = kv // 2 * self.heads.group + member
+        return (2, 0)[pair % 2] + kv % 2
+
+    # Tasks.
+
+    def pass_(self, name, op, count, a, b=None, c=None, **more):
+        self.tasks.append(vector_pass(self.config, name, op, count, a, b, c, **more))
+
+    def matmul(self, name, address, feeds, **more):
+        feeds = feeds if isinstance(feeds, tuple) else (feeds, feeds)
+        self.tasks.append(matmul(self.config, name, address, feeds, **more))
+
+    def norm(self, name, bias):
+        """float12 of 1 over the root of the residual's sum of squares."""
+        self.pass_(f"{name} squares", "MAC", self.x_tiles + 1, Mem(self.x2), square=True, wide=1,
+                   reduce=dict(op="RSQRT", post=bias, target=Mem(self.r), label=f"{name}.r"))
+
+    def joined(self, name, address, target, first, count):
+        """Multipliers times 1/rms."""
+        self.pass_(f"{name} multipliers", "MAC", count, Const(address + first),
+                   Mem(self.r, stride=0), b_float=1, post=NORM_POST, into=[Mem(target, first)],
+                   label=f"{name}.m", first=first)
