@@ -192,10 +192,12 @@ UNITS = {unit.name: unit for unit in (
         Op("WRITE_K", 4, "W[address][r][position mod columns] = sat8(x[half*rows + r]), every row "
            "r, with half = (half0 + j) mod groups"),
         Op("WRITE_V", 5, "W[address][position mod rows][c] = sat8(x[c]), every column c"),
-        Op("READ_OUT", 6, "collects W[address][r][token mod columns] as lane "
-           "(j mod groups)*rows + r; the last of a group puts the vector on ACC"),
+        Op("READ_OUT", 6, "collects W[address][r][c] as lane (j mod groups)*rows + r, with c = "
+           "token mod columns, or position mod columns if half0 is odd; the last of a group puts "
+           "the vector on ACC"),
     ), _CONTROL + _N1 + _BODY + _WEIGHT_INDEXED + (
-        Field("half0", _const(2), "which `rows` lanes j = 0 writes (WRITE_K)"),
+        Field("half0", _const(2), "which `rows` lanes j = 0 writes (WRITE_K); odd: the column is that of the "
+              "position (READ_OUT)"),
         _source("x", "vector to write", Stream.CONST, Stream.VXM, Stream.PERM),
     )),
     Unit("vxm", "Lane arithmetic: y = f(a, b, c) in every lane; see docs/numerics.md.", (

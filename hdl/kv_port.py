@@ -135,7 +135,8 @@ class KvPort(wiring.Component):
         with m.Elif(is_v):
             m.d.comb += [rows.eq(1 << row), columns.eq(write.replicate(config.columns))]
         with m.Else():
-            m.d.comb += [column.eq(Mux(issue.op == _READ_OUT, self.token, self.position)),
+            by_token = (issue.op == _READ_OUT) & ~issue.half0[0]
+            m.d.comb += [column.eq(Mux(by_token, self.token, self.position)),
                          rows.eq(~0), columns.eq(write << column)]
         for number, port in enumerate(self._ports):
             # Cycle t + 1: at the banks. Every tile has its own registers.

@@ -189,7 +189,8 @@ class Execution:
         word = self.machine.weights[address]
         half, at = config.half_columns, self.record.position
         if segment.op == "READ_OUT":
-            group, column = j % config.groups, self.record.token_in % config.columns
+            number = at if segment["half0"] % 2 else self.record.token_in
+            group, column = j % config.groups, number % config.columns
             part = slice(group * config.rows, (group + 1) * config.rows)
             self.vector[part] = word[column // half, :, column % half]
             self.vector[part.stop:] = 0

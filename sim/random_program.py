@@ -134,6 +134,7 @@ class Generator(Placer):
         own = Pattern(self.fixed(groups), self.pick(1, 2), self.fixed(1), 1)
         index, reach = self.index(self.config.weight_depth // 2)
         fields = self.address("kv", self.config.weight_depth, own, reach) | index
+        fields["half0"] = self.pick(0, 0, 1)
         self.put("kv", "READ_OUT", fields, own, start - self.timing.read_out - own.span,
                  self.timing.read_out)
         self.reserve(Stream.ACC, start[:, None])

@@ -117,11 +117,12 @@ def _by_word(writes: list) -> dict:
 def unwritten_read_out(plan, position, token, writes, written, faults) -> None:
     """READ_OUT of bytes that were never written."""
     by_word = _by_word(writes)
-    values, column = index_values(plan.config, position, token), token % plan.config.columns
+    values = index_values(plan.config, position, token)
     for segment in plan.unit("kv"):
         if segment.op != "READ_OUT":
             continue
         addresses = segment.indexed(values)
+        column = (position if segment["half0"] % 2 else token) % plan.config.columns
         inside = np.clip(addresses, 0, plan.config.weight_depth - 1)
         for index in np.flatnonzero(~written.full[inside]):
             known = written.weights[inside[index], :, column].copy()

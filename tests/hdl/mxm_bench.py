@@ -241,8 +241,9 @@ class Reference:
             if group == 0:
                 self.vector = np.zeros(config.lanes, np.int64)
             if inside:
+                by = self.bench.position if fields.get("half0", 0) % 2 else self.bench.token
                 self.vector[group * config.rows:(group + 1) * config.rows] = self.weights[
-                    address, :, self.bench.token % config.columns]
+                    address, :, by % config.columns]
             if inside and (group == config.groups - 1 or fields["j_last"]):
                 self._show(cycle + self.time.read_out, self.vector)
             return
