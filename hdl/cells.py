@@ -8,6 +8,7 @@ Ref: Lattice FPGA-TN-02204 (ECP5 memory), FPGA-TN-02205 (ECP5 sysDSP); port and 
 in Yosys ``techlibs/ecp5/cells_bb.v``.
 """
 from amaranth import Array, Cat, ClockSignal, Instance, Module, Signal, signed
+from amaranth.hdl import Fragment
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -22,6 +23,19 @@ def parity_byte(value):
     """The nine stored bits of a byte: the byte, and above it the bit that makes parity even."""
     byte = value[:8]
     return Cat(byte, byte.xor())
+
+
+class Outline:
+    """Platform on which the cells of this file are black boxes, whichever way they would be built.
+
+    For comparing what surrounds them.
+    """
+
+    def cell(self, component, **parameters) -> Instance:
+        ports = {f"{'i' if member.flow == wiring.In else 'o'}_{path[0]}": value
+                 for path, member, value in component.signature.flatten(component)}
+        return Instance(type(component).__name__, i_clk=ClockSignal(), **ports,
+                        **{f"p_{name}": value for name, value in parameters.items()})
 
 
 class Multiplier(wiring.Component):
@@ -49,6 +63,8 @@ class Multiplier(wiring.Component):
                           "p": Out(signed(width_a + width_b))})
 
     def elaborate(self, platform):
+        if isinstance(platform, Outline):
+            return platform.cell(self)
         m = Module()
         if self._vendor:
             m.submodules.dsp = self._primitive(m)
@@ -118,6 +134,10 @@ class WeightBank(wiring.Component):
         return self._depth
 
     def elaborate(self, platform):
+        if isinstance(platform, Outline):
+            if self.memory is not None:
+                Fragment.get(self.memory, platform)  # Else Amaranth warns of an unused memory.
+            return platform.cell(self, depth=self._depth)
         m = Module()
         if self._vendor:
             self._primitives(m)

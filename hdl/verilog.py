@@ -1,4 +1,5 @@
 """The chip as RTLIL and as Verilog."""
+import hashlib
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ import tempfile
 from amaranth.back import rtlil
 
 from arch.config import Config
+from hdl.cells import Outline
 from hdl.chip import Chip
 
 #: As in `amaranth.back.verilog`: keep processes as they are, drop what only Amaranth understands.
@@ -39,6 +41,16 @@ def top_name(config: Config) -> str:
 def to_rtlil(config: Config, vendor: bool = False) -> str:
     """RTLIL of the chip, for synthesis; equal for equal sources and arguments."""
     return rtlil.convert(Chip(config=config, vendor=vendor), name=top_name(config), emit_src=False)
+
+
+def digest(component) -> str:
+    """SHA-256 of a component's RTLIL in which the cells of the platform hook are black boxes.
+
+    Equal digests of a component with and without vendor cells say that the simulated hardware is
+    the synthesised one but for the insides of `hdl.cells`.
+    """
+    text = rtlil.convert(component, name="top", platform=Outline(), emit_src=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def to_verilog(config: Config, vendor: bool = False) -> str:

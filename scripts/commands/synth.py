@@ -31,6 +31,10 @@ def run(options) -> dict:
                        (find() for find in needed)}
     if not options.json:
         _show(result)
+    simulated, synthesised = (result["rtl_sha256"][name] for name in ("simulated", "synthesised"))
+    if simulated != synthesised:
+        raise CheckFailed("the synthesised RTL is not the simulated one outside of hdl.cells",
+                          result)
     if options.pnr and result["fmax_mhz"]["max"] < synthesis.TARGET_MHZ:
         raise CheckFailed(f"timing failed: {result['fmax_mhz']['max']:.1f} MHz at best, "
                           f"{synthesis.TARGET_MHZ} wanted", result)
@@ -56,6 +60,10 @@ def _pnr(folder: pathlib.Path, seeds: int, whole: bool) -> dict:
 def _show(result: dict) -> None:
     for kind, count in result["cells"].items():
         print(f"{kind:<18} {count}")
+    formula = " + ".join(f"{sites} x {kind}" for kind, sites in synthesis.LUT_SITES.items())
+    print(f"LUT4-equivalent    {result['lut4_equivalent']} ({formula})")
+    print(f"RTL                sha256 {result['rtl_sha256']['synthesised']}, simulated and "
+          "synthesised, without hdl.cells")
     for name, memory in result["memories"].items():
         size = f"{memory['depth']} x {memory['width']}" if memory["width"] else "instantiated"
         cells = ", ".join(f"{count} {kind}" for kind, count in memory["cells"].items())
