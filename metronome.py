@@ -20,9 +20,8 @@ from arch.image import Image
 from arch.numerics import inverse_temperature
 from compiler.checkpoint import Checkpoint
 from compiler.errors import MetronomeError
-from compiler.llama2c import load_checkpoint
+from compiler.load import AnyTokenizer, load_files, unpack_tokenizer
 from compiler.pipeline import Compiled, compile_model
-from compiler.tokenizer import Tokenizer
 from sim import engine as engines
 from sim.reference import Reference
 from sim.reference_engine import first_difference, run_reference
@@ -51,19 +50,20 @@ class Model:
         The path it came from.
     """
     checkpoint: Checkpoint
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     name: str
 
 
 def load_model(path: str | None = None, tokenizer: str | None = None) -> Model:
-    """Load a model: the built-in one, or a llama2.c ``.bin``.
+    """Load a model: the built-in one, a llama2.c ``.bin`` or a Hugging Face folder.
 
     Parameters
     ----------
     path : str or None
         None: the built-in model, which writes in the manner of Shakespeare.
     tokenizer : str or None
-        A llama2.c tokenizer ``.bin``; needed for a ``.bin`` model of one's own.
+        A llama2.c tokenizer ``.bin`` or a ``tokenizer.json``; a ``.bin`` model of one's own needs
+        it, a folder has its own.
 
     Raises
     ------
@@ -73,15 +73,7 @@ def load_model(path: str | None = None, tokenizer: str | None = None) -> Model:
     if path is None:
         path = MODELS / BUILT_IN
         tokenizer = tokenizer or MODELS / BUILT_IN_TOKENIZER
-    path = pathlib.Path(path)
-    if path.is_dir():
-        raise MetronomeError(f"{path}: Hugging Face folders cannot be read yet; "
-                             "give a llama2.c .bin with its tokenizer")
-    checkpoint = load_checkpoint(path)
-    if tokenizer is None:
-        raise MetronomeError(f"{path}: a llama2.c model needs its tokenizer; "
-                             "give its .bin (--tokenizer)")
-    return Model(checkpoint, Tokenizer.load(tokenizer, checkpoint.config.vocab_size), str(path))
+    return Model(*load_files(path, tokenizer), str(path))
 
 
 @dataclass(frozen=True)
@@ -92,17 +84,30 @@ class Program:
     -------
     image : Image
         What the machine is loaded with.
-    tokenizer : Tokenizer
+    tokenizer : Tokenizer or HuggingFaceTokenizer
     compiled : Compiled or None
         What the compiler knows besides; None for a program read from an image file.
     """
     image: Image
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     compiled: Compiled | None = None
 
     @property
     def config(self) -> Config:
         return self.image.config
+
+    def encode(self, prompt: str) -> list[int]:
+        """The tokens of a prompt, never none.
+
+        Raises
+        ------
+        MetronomeError
+            If the vocabulary cannot express it, or it is empty and nothing else begins a text.
+        """
+        tokens = self.tokenizer.encode(prompt)
+        if not tokens:
+            raise MetronomeError("this model has no token that begins a text: give a prompt")
+        return tokens
 
     def predicted(self, position: int, prompt: bool) -> int:
         """Cycles of the step at a position."""
@@ -150,7 +155,7 @@ def compile(model: Model, config: Config | str = DEFAULT_PROFILE,
     """
     config = profile(config) if isinstance(config, str) else config
     compiled = compile_model(model.checkpoint, config, _calibration_tokens(model, calibration),
-                             bos=model.tokenizer.bos_id)
+                             bos=_first_token(model))
     compiled.image.meta["macs"] = _work(model.checkpoint)
     compiled.image.extra["tokenizer"] = np.frombuffer(model.tokenizer.to_bytes(), np.uint8)
     return Program(compiled.image, model.tokenizer, compiled)
@@ -166,7 +171,13 @@ def _calibration_tokens(model: Model, text: str | None) -> np.ndarray | None:
         raise MetronomeError("the calibration text has no token")
     rows = min(len(tokens) // length, CALIBRATION_SEQUENCES)
     cut = np.array(tokens[:rows * length]).reshape(rows, length)
-    return np.insert(cut, 0, model.tokenizer.bos_id, axis=1)
+    return np.insert(cut, 0, _first_token(model), axis=1)
+
+
+def _first_token(model: Model) -> int:
+    """What calibration text begins with: BOS, else the token between texts, else token 0."""
+    tokenizer = model.tokenizer
+    return next(token for token in (tokenizer.bos_id, tokenizer.stop_id, 0) if token is not None)
 
 
 def load_program(path: str) -> Program:
@@ -180,7 +191,7 @@ def load_program(path: str) -> Program:
     image = load_image(path)
     if "tokenizer" not in image.extra or "macs" not in image.meta:
         raise MetronomeError(f"{path}: holds a program but no model; use metronome run")
-    tokenizer = Tokenizer.from_bytes(image.extra["tokenizer"].tobytes(), image.meta["vocabulary"])
+    tokenizer = unpack_tokenizer(image.extra["tokenizer"].tobytes(), image.meta["vocabulary"])
     return Program(image, tokenizer)
 
 
@@ -318,15 +329,16 @@ class Session:
             Called after every step with the bytes of text that it added (none in prompt steps).
         """
         program = self.program
-        ids = program.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        ids = program.encode(prompt) if isinstance(prompt, str) else list(prompt)
         count = steps_that_fit(program, ids, tokens)
         try:
             inverse = inverse_temperature(temperature)
         except ValueError as error:
             raise MetronomeError(str(error)) from None
-        pieces = _Pieces(program.tokenizer, ids[-1], on_step)
+        pieces = _Pieces(program.tokenizer, ids, on_step)
         settings = {"seed": seed, "inverse_temperature": inverse,
-                    "stop": getattr(program.tokenizer, "bos_id", NO_TOKEN),
+                    "stop": NO_TOKEN if program.tokenizer.stop_id is None
+                    else program.tokenizer.stop_id,
                     "vocabulary": program.image.meta["vocabulary"]}
         steps = len(ids) - 1 + count
         if self.engine is None:
@@ -377,19 +389,12 @@ def reference_logits(program: Program) -> Callable:
 class _Pieces:
     """Turns the steps of a run into bytes of text for a listener."""
 
-    def __init__(self, tokenizer: Tokenizer, last: int, listener: Callable | None):
-        self._tokenizer, self._last, self._listener = tokenizer, last, listener
+    def __init__(self, tokenizer: AnyTokenizer, prompt: list, listener: Callable | None):
+        self._stream, self._listener = tokenizer.stream(prompt), listener
 
     def __call__(self, position: int, token: int | None, cycles: int) -> None:
-        if self._listener is None:
-            return
-        piece = b""
-        if token is not None:
-            piece = self._tokenizer.decode_piece(self._last, token)
-            if token in (self._tokenizer.bos_id, self._tokenizer.eos_id):
-                piece = b""
-            self._last = token
-        self._listener(piece)
+        if self._listener is not None:
+            self._listener(b"" if token is None else self._stream(token))
 
 
 def generate(prompt: str = "", tokens: int | None = None, *, model: Model | None = None,

@@ -35,7 +35,9 @@ F32 = NDArray[np.float32]
 
 FAMILIES = ("llama", "gpt2")
 _LIMITS = {"dim": 1 << 16, "hidden_dim": 1 << 18, "n_layers": 1 << 10, "n_heads": 1 << 12,
-           "n_kv_heads": 1 << 12, "vocab_size": 1 << 20, "seq_len": 1 << 20}
+           "n_kv_heads": 1 << 12, "vocab_size": 1 << 20, "seq_len": 1 << 17}
+#: More weights than any profile holds; bounds the memory that reading a model takes.
+MAX_WEIGHTS = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,15 @@ class ModelConfig:
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
                 raise ModelError(f"{name} must be a positive finite number, not {value!r}")
+        if self.weights > MAX_WEIGHTS:
+            raise ModelError(f"the model has {self.weights} weights, at most {MAX_WEIGHTS} can be "
+                             "read")
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, a tied classifier counted once."""
+        count = sum(math.prod(shape) for shape in weight_shapes(self).values())
+        return count + (0 if self.tied else self.vocab_size * self.dim)
 
     @property
     def head_size(self) -> int:

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import heapq
 import math
-import os
 import re
-import stat
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from compiler.errors import ModelError
 
@@ -20,7 +17,8 @@ __all__ = ["Tokenizer"]
 
 _ENTRY = struct.Struct("<fi")
 _FIRST_BYTE = 3
-_BYTE_PIECE = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
+# What run.c's sscanf takes for a byte.
+_BYTE_PIECE = re.compile(rb"<0x([0-9A-Fa-f]{1,2})")
 # A code point as run.c cuts it: any byte, then at most three continuation bytes.
 _CODE_POINT = re.compile(rb"[\x00-\xff][\x80-\xbf]{0,3}", re.DOTALL)
 _LOWEST_SCORE = -1e10
@@ -44,7 +42,10 @@ class Tokenizer:
     -------
     bos_id, eos_id : int
         1 and 2.
+    stop_id : int
+        The token that ends a text: BOS, as in run.c.
     vocab_size : int
+    pieces, scores : list of bytes, list of float
     has_bytes : bool
         Whether the vocabulary has byte pieces; if not, it is a character vocabulary.
 
@@ -54,7 +55,8 @@ class Tokenizer:
         If the vocabulary is too small, has incomplete byte pieces or a NaN for a score.
     """
 
-    bos_id = 1
+    unk_id = 0
+    bos_id = stop_id = 1
     eos_id = 2
 
     def __init__(self, pieces: Sequence[bytes], scores: Sequence[float]) -> None:
@@ -67,47 +69,27 @@ class Tokenizer:
         for token, score in enumerate(scores):
             if math.isnan(score):
                 raise ModelError(f"score of token {token} must be a number, not NaN")
-        self._pieces = [bytes(piece) for piece in pieces]
-        self._scores = [float(score) for score in scores]
+        self.pieces = [bytes(piece) for piece in pieces]
+        self.scores = [float(score) for score in scores]
         self._ids: dict[bytes, int] = {}
-        for token, piece in enumerate(self._pieces):
+        for token, piece in enumerate(self.pieces):
             self._ids.setdefault(piece, token)
-        self.has_bytes = self._pieces[_FIRST_BYTE] == b"<0x00>"
+        self.has_bytes = self.pieces[_FIRST_BYTE] == b"<0x00>"
         if self.has_bytes:
             for value in range(256):
                 token, piece = _FIRST_BYTE + value, b"<0x%02X>" % value
-                if self._pieces[token:token + 1] != [piece]:
+                if self.pieces[token:token + 1] != [piece]:
                     raise ModelError(f"token {token} must be '{piece.decode()}' in a vocabulary "
                                      "that has '<0x00>' as token 3")
 
     @property
     def vocab_size(self) -> int:
         """Number of tokens."""
-        return len(self._pieces)
+        return len(self.pieces)
 
     def __repr__(self) -> str:
         kind = "byte-pair" if self.has_bytes else "character"
         return f"<Tokenizer: {kind} vocabulary of {self.vocab_size}>"
-
-    @classmethod
-    def load(cls, path: str | Path, vocab_size: int) -> Tokenizer:
-        """Load a llama2.c tokenizer file for a model with vocab_size tokens.
-
-        Raises
-        ------
-        ModelError
-            If the file cannot be read, is damaged, or has another number of tokens than the
-            model. The message starts with the path.
-        """
-        try:
-            with open(path, "rb") as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise ModelError("is not a regular file; give a llama2.c tokenizer .bin")
-                return cls.from_bytes(file.read(), vocab_size)
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except ModelError as error:
-            raise ModelError(f"{path}: {error}") from None
 
     @classmethod
     def from_bytes(cls, data: bytes, vocab_size: int) -> Tokenizer:
@@ -122,10 +104,10 @@ class Tokenizer:
 
     def to_bytes(self) -> bytes:
         """Contents of a llama2.c tokenizer file with this vocabulary."""
-        longest = max(1, *map(len, self._pieces))
+        longest = max(1, *map(len, self.pieces))
         return struct.pack("<i", longest) + b"".join(
             _ENTRY.pack(score, len(piece)) + piece
-            for piece, score in zip(self._pieces, self._scores))
+            for piece, score in zip(self.pieces, self.scores))
 
     def encode(self, text: str, bos: bool = True) -> list[int]:
         """Return the tokens of text, after BOS unless bos is false.
@@ -152,21 +134,30 @@ class Tokenizer:
         """
         if not 0 <= token < self.vocab_size:
             raise ValueError(f"token must be from 0 to {self.vocab_size - 1}, not {token!r}")
-        piece = self._pieces[token]
+        piece = self.pieces[token]
         if not self.has_bytes:
             return piece
         if prev == self.bos_id and piece.startswith(b" "):
             piece = piece[1:]
-        match = _BYTE_PIECE.fullmatch(piece)
+        match = _BYTE_PIECE.match(piece)
         return bytes([int(match[1], 16)]) if match else piece
+
+    def stream(self, tokens: Iterable[int]) -> Callable[[int], bytes]:
+        """A function from the next token after ``tokens`` to the bytes that it adds."""
+        prev = [-1, *tokens][-1]
+
+        def add(token: int) -> bytes:
+            nonlocal prev
+            silent = token in (self.bos_id, self.eos_id)
+            piece = b"" if silent else self.decode_piece(prev, token)
+            prev = token
+            return piece
+        return add
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of tokens; BOS and EOS are silent, broken UTF-8 becomes U+FFFD."""
-        data, prev = bytearray(), -1
-        for token in tokens:
-            if token not in (self.bos_id, self.eos_id):
-                data += self.decode_piece(prev, token)
-            prev = token
+        add = self.stream(())
+        data = b"".join(add(token) for token in tokens)
         return data.decode("utf-8", "replace")
 
     def _split(self, text: str) -> Iterator[int]:
@@ -177,9 +168,9 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise ModelError(f"text has a lone surrogate (U+{ord(text[error.start]):04X}) at "
                              f"character {error.start}; give valid Unicode text") from None
-        if self.has_bytes:
-            data = b" " + data
-        for place, point in enumerate(_CODE_POINT.findall(data)):
+        # The space before the text is a token of its own, whatever bytes follow.
+        points = [b" "] * self.has_bytes + _CODE_POINT.findall(data)
+        for place, point in enumerate(points):
             token = self._ids.get(point)
             if token is not None:
                 yield token
@@ -206,9 +197,9 @@ class Tokenizer:
             if i < 0 or right[i] >= count:
                 return
             a, b = current[i], current[right[i]]
-            merged = self._ids.get(self._pieces[a] + self._pieces[b])
-            if merged is not None and self._scores[merged] > _LOWEST_SCORE:
-                heapq.heappush(heap, (-self._scores[merged], i, a, b, merged))
+            merged = self._ids.get(self.pieces[a] + self.pieces[b])
+            if merged is not None and self.scores[merged] > _LOWEST_SCORE:
+                heapq.heappush(heap, (-self.scores[merged], i, a, b, merged))
 
         for i in range(count):
             consider(i)

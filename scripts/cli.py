@@ -43,8 +43,10 @@ def _seed(text: str) -> int:
 
 def _model_arguments(parser, calibrate=True):
     parser.add_argument("--model", metavar="PATH",
-                        help="llama2.c .bin (default: the built-in model)")
-    parser.add_argument("--tokenizer", metavar="PATH", help="llama2.c tokenizer .bin")
+                        help="llama2.c .bin or Hugging Face folder "
+                        "(default: the built-in model)")
+    parser.add_argument("--tokenizer", metavar="PATH", help="llama2.c tokenizer .bin or tokenizer.json "
+                        "(default: the one in the folder)")
     if calibrate:
         parser.add_argument("--calibrate", metavar="FILE",
                             help="text for the activation scales (default: sampled from the model)")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from compiler.errors import ModelError
+from compiler.load import load_tokenizer
 from compiler.tokenizer import Tokenizer
 
 BUILT_IN = Path(__file__).parent.parent / "models" / "shakespeare_tokenizer.bin"
@@ -188,7 +189,7 @@ def test_character_vocabulary_names_unknown_characters(text, message):
 
 @pytest.mark.parametrize("vocabulary", [BYTE_PAIR, CHARACTER])
 def test_load(tmp_path, vocabulary):
-    tokenizer = Tokenizer.load(put(tmp_path, file_bytes(vocabulary)), len(vocabulary))
+    tokenizer = load_tokenizer(put(tmp_path, file_bytes(vocabulary)), len(vocabulary))
     assert tokenizer.vocab_size == len(vocabulary)
     for token, (piece, _) in enumerate(vocabulary):
         if not 3 <= token < 259 or vocabulary is CHARACTER:
@@ -201,9 +202,9 @@ def test_load_reads_scores(tmp_path):
     base = SPECIAL + BYTES + [(c, 0.0) for c in (b" ", b"a", b"b")]
     low, high = [(b"aa", -2.5), (b"ab", -2.25)], [(b"aa", -2.25), (b"ab", -2.5)]
     path = put(tmp_path, file_bytes(base + low))
-    assert Tokenizer.load(path, 264).encode("aab") == [1, 259, 260, 263]
+    assert load_tokenizer(path, 264).encode("aab") == [1, 259, 260, 263]
     path = put(tmp_path, file_bytes(base + high))
-    assert Tokenizer.load(path, 264).encode("aab") == [1, 259, 262, 261]
+    assert load_tokenizer(path, 264).encode("aab") == [1, 259, 262, 261]
 
 
 @pytest.mark.parametrize("vocabulary", [BYTE_PAIR, CHARACTER])
@@ -211,14 +212,14 @@ def test_truncation_at_every_offset(tmp_path, vocabulary):
     data = file_bytes(vocabulary)
     for size in range(len(data)):
         with pytest.raises(ModelError, match="tokenizer.bin: (has|is)"):
-            Tokenizer.load(put(tmp_path, data[:size]), len(vocabulary))
+            load_tokenizer(put(tmp_path, data[:size]), len(vocabulary))
 
 
 @pytest.mark.parametrize("vocab_size", [1, 9, 12, 512])
 def test_wrong_vocabulary_size(tmp_path, vocab_size):
     path = put(tmp_path, file_bytes(CHARACTER))
     with pytest.raises(ModelError, match=f"has 11 tokens, the model has {vocab_size}; give the"):
-        Tokenizer.load(path, vocab_size)
+        load_tokenizer(path, vocab_size)
 
 
 @pytest.mark.parametrize("offset, word, message", [
@@ -232,19 +233,19 @@ def test_wrong_vocabulary_size(tmp_path, vocab_size):
 def test_damaged_file(tmp_path, offset, word, message):
     data = file_bytes(CHARACTER)
     with pytest.raises(ModelError, match=f"tokenizer.bin: {message}"):
-        Tokenizer.load(put(tmp_path, data[:offset] + word + data[offset + 4:]), len(CHARACTER))
+        load_tokenizer(put(tmp_path, data[:offset] + word + data[offset + 4:]), len(CHARACTER))
 
 
 def test_trailing_bytes(tmp_path):
     with pytest.raises(ModelError, match="is truncated: it ends within token 11"):
-        Tokenizer.load(put(tmp_path, file_bytes(CHARACTER) + b"abc"), len(CHARACTER))
+        load_tokenizer(put(tmp_path, file_bytes(CHARACTER) + b"abc"), len(CHARACTER))
 
 
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ModelError, match="none.bin: cannot be read: No such file"):
-        Tokenizer.load(tmp_path / "none.bin", 5)
+        load_tokenizer(tmp_path / "none.bin", 5)
     with pytest.raises(ModelError, match="/dev/null: is not a regular file"):
-        Tokenizer.load("/dev/null", 5)
+        load_tokenizer("/dev/null", 5)
 
 
 def test_vocabulary_refuses():
@@ -259,7 +260,7 @@ def test_vocabulary_refuses():
 
 
 def test_built_in_tokenizer():
-    tokenizer = Tokenizer.load(BUILT_IN, 68)
+    tokenizer = load_tokenizer(BUILT_IN, 68)
     assert not tokenizer.has_bytes
     # In ASCII order the text's characters are: newline, space, ! $ & ' , - . 3 : ; ? A-Z a-z.
     tokens = tokenizer.encode("\n !$&',-.3:;?AZaz")

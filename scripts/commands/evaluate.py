@@ -51,7 +51,7 @@ def run(options) -> dict:
     if context > longest:
         raise MetronomeError(f"--context must be at most {longest}, not {context}")
     tokens = model.tokenizer.encode(text, bos=False)
-    parts = windows(tokens, context, getattr(model.tokenizer, "bos_id", None), options.limit)
+    parts = windows(tokens, context, model.tokenizer.bos_id, options.limit)
     if not parts:
         raise MetronomeError(f"{options.text}: has no token to score")
     total, count = 0.0, 0

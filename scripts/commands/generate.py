@@ -18,7 +18,7 @@ def run(options) -> dict:
         raise MetronomeError(f"--trace needs engine verilator, not {options.engine}")
     metronome.check_engine(options.engine)
     program = program_of(options)
-    prompt = program.tokenizer.encode(options.prompt)
+    prompt = program.encode(options.prompt)
     tokens = metronome.steps_that_fit(program, prompt, options.tokens)
     with metronome.Session(program, engine=options.engine, trace=options.trace,
                            notify=say) as session:
