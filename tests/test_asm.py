@@ -35,7 +35,7 @@ def one(text, queue="vxm"):
      ("MAC", {"wait": 3, "wait_param": 1, "n1": 0, "n1_param": 1, "n2": 2, "n2_param": 1, "a": 5,
               "d2": 3})),
     ("mxm", "MATMUL order=HOLD x0=PERM x1=RED s1=-3", ("MATMUL", {
-        "order": 2, "x0": 8, "x1": 9, "s1": -3})),
+        "order": 2, "x0": 8, "x1": 10, "s1": -3})),
     ("const", "READ index=TOKEN index_shift=4", ("READ", {"index": 2, "index_shift": 4})),
     ("const", "END", ("END", {})),
     ("const", "END n1=PROMPT", ("END", {"n1": 2})),

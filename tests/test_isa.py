@@ -6,7 +6,7 @@ import pytest
 from arch.config import PROFILES, profile
 from arch.hostmap import PROGRAM_CHUNKS
 from arch.isa import (DEFAULTS, UNITS, Control, Instruction, IsaError, decode, encode, layout,
-                      op_code, source_is_defined, unit_of, word_bits)
+                      op_code, operands, sources_of, unit_of, word_bits)
 from arch.queues import QUEUES, Stream, mem_stream
 
 TINY = profile("tiny")
@@ -118,10 +118,21 @@ def test_reserved_opcodes(unit):
 
 def test_streams():
     assert [mem_stream(bank) for bank in range(4)] == [Stream.M0, Stream.M1, Stream.M2, Stream.M3]
-    assert [source_is_defined(value, TINY) for value in range(16)] == [True] * 10 + [False] * 6
-    two = TINY.replace(mem_banks=2)
-    assert [value for value in range(16) if source_is_defined(value, two)] == [0, 1, 2, 5, 6, 7, 8,
-                                                                              9]
+    a = UNITS["vxm"].field("a")
+    assert sources_of(a, TINY) == (0, 1, 2, 3, 4, 5, 6, 7, 8)
+    assert sources_of(a, TINY.replace(mem_banks=2)) == (0, 1, 2, 5, 6, 7, 8)
+    assert sources_of(UNITS["mem_write"].field("x"), TINY) == (5, 7, 8, 10)
+    assert [field.name for field in operands(UNITS["mxm"])] == ["x0", "x1"]
+    assert not operands(UNITS["drain"])
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+def test_two_or_three_bits_tell_the_sources_apart(unit):
+    """The hardware takes the low bits of the number as the address of the multiplexer."""
+    for field in operands(unit):
+        named = [stream for stream in sources_of(field, TINY) if stream != Stream.NONE]
+        bits = 2 if len(named) <= 4 else 3
+        assert len({stream & (1 << bits) - 1 for stream in named}) == len(named)
 
 
 def test_queue_ids_are_the_order():

@@ -79,65 +79,65 @@ def test_every_static_fault_has_a_case():
 LEGAL = {
     "kv_write_to_matmul": """
         .queue const
-            READ at=4 n1=8
+            READ at={f} n1=8
             END
         .queue mxm
-            MATMUL at=8 start=1 x0=CONST x1=CONST address=0
+            MATMUL at={f+c+kw} start=1 x0=CONST x1=CONST address=0
             END
         .queue kv
-            WRITE_K at=6 x=CONST address=0
+            WRITE_K at={f+c} x=CONST address=0
             END""",
     "matmul_to_kv_write": """
         .queue const
-            READ at=4 n1=8
+            READ at={f} n1=8
             END
         .queue mxm
-            MATMUL at=6 start=1 x0=CONST x1=CONST address=0
+            MATMUL at={f+c} start=1 x0=CONST x1=CONST address=0
             END
         .queue kv
-            WRITE_K at=8 x=CONST address=0
+            WRITE_K at={f+c+mk} x=CONST address=0
             WRITE_V wait=1 x=CONST address=0
             END""",
     "matmul_to_drain": """
         .queue const
-            READ at=4
+            READ at={f}
             END
         .queue mxm
-            MATMUL at=6 start=1 x0=CONST x1=CONST
+            MATMUL at={f+c} start=1 x0=CONST x1=CONST
             END
         .queue drain
-            DRAIN at=14
+            DRAIN at={f+c+md}
             END""",
     "sampler": """
-        .queue const
-            READ at=20 n1=2 d1=4
+        .queue vxm
+            MAC at={f+sk-v} n1=2 d1={sg}
             END
         .queue sample
-            ARGMAX at=4 n1=2 d1=4 x=CONST
+            ARGMAX at={f} n1=2 d1={sg} x=VXM
             END""",
     "last_cycle": """
         .queue const
-            READ at=57
-            END wait=2
+            READ at={59-c}
+            END wait={c}
         .queue w0
             WRITE at=59 x=CONST halves=3
             END n1=ALWAYS wait=1""",
     "rounds": """
         .queue const
-            READ at=4
-            LOOP n1=2 n2=1 wait=4
+            READ at={f}
+            LOOP n1=2 n2=1 wait={lw}
             END""",
 }
 
 
 @pytest.mark.parametrize("name", LEGAL)
 def test_legal(name):
-    body = LEGAL[name]
+    body = vectors.timed(LEGAL[name])
     if name == "last_cycle":
         # END of the second queue would be on cycle 60.
         with pytest.raises(ScheduleError):
             check_schedule(assemble(HEAD + body))
-        body = body.replace("at=57", "at=56").replace("at=59", "at=58")
+        body = vectors.timed(LEGAL[name].replace("59", "58"))
     image = assemble(HEAD + body)
     check_schedule(image)
     loaded = Machine(image.config)
@@ -191,32 +191,36 @@ def test_a_cache_of_zeros_in_the_image_does_not_count_as_written():
 
 
 WAVE = """
-.profile {}
+.profile PROFILE
 .row 0 generate=80 prompt=80
 .const 0 9 9 9 9 9 9 9 9
-.weights 0 {}
+.weights 0 WEIGHTS
 .queue const
-    READ at=4 n1=20
+    READ at={f} n1=20
     END
 .queue mxm
     MATMUL at=10 start=1 x0=CONST x1=CONST
     END
 .queue kv
-    WRITE_{} at={} x=CONST
+    WRITE_KIND at=CYCLE x=CONST
     END
 .queue drain
     DRAIN at=40
     END
+.queue vxm
+    MAC at={40+d} a=ACC
+    END
 .queue w0
-    WRITE at=41 x=ACC halves=3
+    WRITE at={40+d+v} x=VXM halves=3
     END
 """
 
 
 def wave(profile, kind, cycle, position):
     """Accumulators of a MATMUL issued on 10 over ones, with a write of nines; None in a conflict."""
-    loaded = machine(WAVE.format(profile, " ".join("1" * 64 if profile == "small" else "1" * 32),
-                                 kind, cycle))
+    ones = " ".join("1" * 64 if profile == "small" else "1" * 32)
+    source = WAVE.replace("PROFILE", profile).replace("WEIGHTS", ones)
+    loaded = machine(vectors.timed(source.replace("KIND", kind).replace("CYCLE", str(cycle))))
     try:
         loaded.run([0] * (position + 1), 1, first=position)
     except ScheduleError as error:
@@ -286,21 +290,23 @@ def test_state_survives_between_runs():
     assert loaded.read_mem(0, 1).tolist() == [0] * 8
 
 
-SAMPLER = HEAD + """
+SAMPLER = HEAD + vectors.timed("""
     .queue const
-        READ at=20 n1=2 d1=4 address=0
+        READ at={f+sk-v-c+6} n1=2 d1={sg} address=0
+        END
+    .queue vxm
+        MAC at={f+sk-v+6} n1=2 d1={sg} a=CONST
         END
     .queue sample
-        END n1=PROMPT wait=4
-        ARGMAX at=4 n1=2 d1=4 x=CONST
+        NOP wait={f}
+        END n1=PROMPT wait=1
+        ARGMAX wait=5 n1=2 d1={sg} x=VXM
         END
-"""
+""")
 
 
 def test_run_feeds_tokens_back_and_stops():
-    loaded = machine(SAMPLER.replace("END n1=PROMPT wait=4\n        ARGMAX at=4",
-                                     "NOP wait=4\n    END n1=PROMPT\n     ARGMAX wait=5")
-                     .replace("at=20", "at=26"))
+    loaded = machine(SAMPLER)
     records = loaded.run([3, 9, 4], 6, vocabulary=16)
     assert [(record.position, record.token_in, record.prompt, record.token)
             for record in records] == [(0, 3, True, None), (1, 9, True, None), (2, 4, False, 7),
@@ -311,8 +317,7 @@ def test_run_feeds_tokens_back_and_stops():
 
 
 def test_sampling_with_noise_follows_the_seed():
-    body = SAMPLER.replace("END n1=PROMPT wait=4\n        ", "")
-    loaded = machine(body)
+    loaded = machine(SAMPLER)
     drawn = [loaded.run_step(position, 0, seed=1 << 40 | 7, inverse_temperature=4096,
                              vocabulary=16).token for position in range(32)]
     assert len(set(drawn)) > 8
@@ -328,10 +333,10 @@ def test_write_log_and_watched_streams():
     loaded = machine(VECTORS[0].source)
     record = loaded.run_step(0, 0, watch=(Stream.CONST,))
     cycle, bank, address, halves, lanes = record.writes[1]
-    assert (cycle, bank, address, halves) == (7, 0, 2, 2)
+    assert (cycle, bank, address, halves) == (vectors.cycle_of("f+1+c"), 0, 2, 2)
     assert lanes.dtype == np.int16 and lanes.tolist() == [0, 0, 0, 0, -5, -6, -7, -8]
     assert [(cycle, stream) for cycle, stream, _ in record.streams] == [
-        (cycle, Stream.CONST) for cycle in (6, 7, 12, 14, 19, 21)]
+        (vectors.cycle_of("f+c") + cycle, Stream.CONST) for cycle in (0, 1, 6, 8, 13, 15)]
     assert record.streams[0][2].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
 
 

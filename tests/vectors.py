@@ -3,16 +3,46 @@
 `load` reads them; `check_engine` runs one on any engine, `check` compares what any other did.
 """
 import dataclasses
+import functools
+import re
 import tomllib
 from pathlib import Path
 
 import numpy as np
 
+from arch import timing
+from arch.config import profile
 from arch.faults import Fault
 from arch.hostmap import Space, mem_address
 from compiler.asm import assemble
 
 FOLDER = Path(__file__).parent / "data"
+#: The machine of all vectors.
+CONFIG = profile("tiny")
+
+
+def _read(name: str) -> dict:
+    with open(FOLDER / name, "rb") as file:
+        return tomllib.load(file)
+
+
+@functools.cache
+def times() -> dict:
+    """The letters that stand for latencies, with their cycles."""
+    latencies = dataclasses.asdict(timing.timing(CONFIG)) | {
+        "FIRST_ISSUE": timing.FIRST_ISSUE, "LOOP_WAIT_MIN": timing.LOOP_WAIT_MIN}
+    return {letter: latencies[name]
+            for letter, name in _read("instruction_vectors.toml")["times"].items()}
+
+
+def cycle_of(time) -> int:
+    """A cycle, given as a number or as a sum of latencies."""
+    return eval(str(time), {"__builtins__": {}}, times())
+
+
+def timed(source: str) -> str:
+    """A source with the times in braces worked out."""
+    return re.sub(r"\{([^}]+)\}", lambda match: str(cycle_of(match[1])), source)
 
 
 @dataclasses.dataclass
@@ -42,8 +72,11 @@ class Vector:
 
 def load() -> list:
     """All vectors."""
-    with open(FOLDER / "instruction_vectors.toml", "rb") as file:
-        return [Vector(**fields) for fields in tomllib.load(file)["vector"]]
+    found = [Vector(**fields) for fields in _read("instruction_vectors.toml")["vector"]]
+    for vector in found:
+        vector.source = timed(vector.source)
+        vector.writes = [[step, cycle_of(cycle), *place] for step, cycle, *place in vector.writes]
+    return found
 
 
 @dataclasses.dataclass
@@ -71,9 +104,10 @@ class FaultCase:
 
 def load_faults() -> tuple:
     """Text that goes before every source, and the cases."""
-    with open(FOLDER / "fault_vectors.toml", "rb") as file:
-        found = tomllib.load(file)
-    return found["head"], [FaultCase(**fields) for fields in found["fault"]]
+    found = _read("fault_vectors.toml")
+    return found["head"], [FaultCase(**fields | {"source": timed(fields["source"]),
+                                                 "cycle": cycle_of(fields["cycle"])})
+                           for fields in found["fault"]]
 
 
 def check(vector: Vector, cycles, sampled, writes, read_mem) -> None:

@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 
 from arch.config import profile
-from arch.isa import Order
+from arch.isa import UNITS, Order, sources_of
 from arch.queues import Stream
-from hdl.signatures import streams_of
 from tests.hdl.mxm_bench import MxmBench, expand, takes
 
 TINY = profile("tiny").replace(weight_depth=48)
@@ -38,7 +37,7 @@ def random_matmul(bench, rng, cycle, lowest):
     config = bench.config
     order = int(rng.integers(0, 3))
     n1, n2 = int(rng.integers(1, 7)), int(rng.integers(1, 5))
-    sources = [int(source) for source in rng.choice(streams_of(config), 2)]
+    sources = [int(source) for source in rng.choice(sources_of(UNITS["mxm"].field("x0"), config), 2)]
     fields = {"order": order, "n1": n1, "n2": n2, "x0": sources[0], "x1": sources[1],
               "d1": int(rng.choice([1, 1, 2])), "d2": int(rng.choice([1, 1, 3])),
               "start": int(rng.integers(0, 2)), "half0": int(rng.integers(0, 4)),
@@ -80,7 +79,7 @@ def random_kv(bench, rng, length, at=1, lowest=0):
         fields = {"address": int(rng.integers(lowest, config.weight_depth - count)), "s1": 1,
                   "d1": int(rng.choice([1, 1, 2])), "n1": count, "half0": int(rng.integers(0, 4))}
         for cycle, issue in expand(at, **fields):
-            source = int(rng.choice(streams_of(config)))
+            source = int(rng.choice(sources_of(UNITS["kv"].field("x"), config)))
             bench.issue(cycle, "kv", op, x=source, **issue)
             if op != "READ_OUT":
                 feed(bench, rng, cycle, source)

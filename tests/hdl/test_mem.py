@@ -7,11 +7,12 @@ from amaranth.sim import Simulator
 from arch.config import profile
 from arch.faults import Fault
 from arch.hostmap import Space, constant_address, mem_address
+from arch.isa import UNITS, sources_of
 from arch.numerics import as_lane
 from arch.queues import Stream
 from arch.timing import timing
 from hdl.mem import ConstBank, MemBank
-from hdl.signatures import fault_bit, stream_width, streams_of
+from hdl.signatures import fault_bit, stream_width
 
 TINY = profile("tiny")
 CONFIGS = [TINY, TINY.replace(mem_stages=2, const_stages=3), profile("ecp5_85k")]
@@ -88,7 +89,7 @@ def test_random_reads_and_writes(config):
     latency, lanes, half = timing(config).mem_read, config.lanes, config.lanes // 2
     array = np.zeros((config.mem_depth, lanes), np.int64)
     expected, cycles = {}, 300
-    sources = [stream for stream in streams_of(config)]
+    sources = sources_of(UNITS["mem_write"].field("x"), config)
 
     async def testbench(ctx):
         for stream in sources:

@@ -5,7 +5,7 @@ import pytest
 from arch.config import profile
 from arch.faults import Fault
 from arch.hostmap import PATTERN_ZERO, Space, pattern_address
-from arch.isa import Index
+from arch.isa import UNITS, Index, sources_of
 from arch.queues import Stream
 from arch.timing import timing
 from hdl.perm import Perm
@@ -13,8 +13,7 @@ from tests.hdl.slice_bench import SliceBench
 
 TINY = profile("tiny")
 PERM = 4
-SOURCES = [Stream.M0, Stream.M1, Stream.M2, Stream.M3, Stream.CONST, Stream.ACC, Stream.VXM,
-           Stream.PERM, Stream.RED]
+SOURCES = sources_of(UNITS["perm"].field("x"), TINY)
 
 
 def bench(config=TINY, table=None):

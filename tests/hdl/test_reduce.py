@@ -9,12 +9,10 @@ from arch.isa import UNITS
 from arch.queues import Stream
 from arch.timing import timing
 from hdl.reduce import Red
-from tests.hdl.slice_bench import WIDE, SliceBench
+from tests.hdl.slice_bench import SliceBench
 
 TINY = profile("tiny")
 OPS = {op.name: op.code for op in UNITS["red"].ops}
-SOURCES = [Stream.M0, Stream.M1, Stream.M2, Stream.M3, Stream.CONST, Stream.ACC, Stream.VXM,
-           Stream.PERM, Stream.RED]
 
 
 def bench(config=TINY):
@@ -34,12 +32,11 @@ def expected(op, vectors, post):
                 "RSQRT": lambda: numerics.rsqrt(total, post)}[op]())
 
 
-def instruction(run, cycle, op, vectors, post, gap=1, sources=None):
+def instruction(run, cycle, op, vectors, post, gap=1):
     """Schedule one instruction; returns the cycle of its last issue."""
     for j, x in enumerate(vectors):
-        source = sources[j] if sources else Stream.ACC
-        run.stream(cycle, source, x)
-        run.issue(cycle, op=OPS[op], x=source, post=post, j=j, j_first=j == 0,
+        run.stream(cycle, Stream.VXM, x)
+        run.issue(cycle, op=OPS[op], x=Stream.VXM, post=post, j=j, j_first=j == 0,
                   j_last=j == len(vectors) - 1)
         cycle += gap
     return cycle - gap
@@ -71,13 +68,10 @@ def test_random(profile_name, stages):
         if op == "SUM" and rng.random() < 0.7:
             post = int(rng.integers(24))
         count, gap = int(rng.choice([1, 1, 2, 3, 6])), int(rng.choice([1, 1, 2, 5]))
-        sources = [SOURCES[rng.integers(len(SOURCES))] for _ in range(count)]
-        if rng.random() < 0.5:
-            sources = [Stream.VXM] * count
-        vectors = [vector(rng, config.lanes, source in WIDE) for source in sources]
+        vectors = [vector(rng, config.lanes, rng.random() < 0.6) for _ in range(count)]
         while cycle + (count - 1) * gap + delay_of(op, config) in want:
             cycle += 1
-        last = instruction(run, cycle, op, vectors, post, gap, sources)
+        last = instruction(run, cycle, op, vectors, post, gap)
         want[last + delay_of(op, config)] = expected(op, vectors, post)
         cycle = last + (1 if rng.random() < 0.8 else int(rng.integers(2, 9)))
     got, faults, _ = run.run(cycle + 20)

@@ -5,7 +5,7 @@ import pytest
 from arch import numerics
 from arch.config import profile
 from arch.faults import Fault
-from arch.isa import UNITS
+from arch.isa import UNITS, sources_of
 from arch.queues import Stream
 from arch.timing import timing
 from hdl.vxm import Vxm
@@ -13,8 +13,6 @@ from tests.hdl.slice_bench import WIDE, SliceBench
 
 TINY = profile("tiny")
 OPS = {op.name: op.code for op in UNITS["vxm"].ops}
-SOURCES = [Stream.M0, Stream.M1, Stream.M2, Stream.M3, Stream.CONST, Stream.ACC, Stream.VXM,
-           Stream.PERM, Stream.RED]
 EDGES = np.array([0, 1, -1, 2, 3, 127, -128, 255, 256, 2047, 2048, 16383, 16384, 16385, 32767,
                   -32767, -32768])
 WIDE_EDGES = np.concatenate([EDGES, [131071, 131072, -131072, -131073, 1 << 21, -(1 << 21),
@@ -62,7 +60,8 @@ def random_issue(rng, position, run, cycle, config):
         fields["post"] = rng.integers(10, 24)
     operands, carried = {}, {}
     for name, none in (("a", 0), ("b", 1), ("c", 0)):
-        source = Stream.NONE if rng.random() < 0.15 else SOURCES[rng.integers(len(SOURCES))]
+        sources = sources_of(UNITS["vxm"].field(name), config)
+        source = Stream.NONE if rng.random() < 0.15 else sources[rng.integers(len(sources))]
         if source is not Stream.NONE and source not in carried:
             carried[source] = values(rng, source in WIDE, config.lanes)
             run.stream(cycle, source, carried[source])
