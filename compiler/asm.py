@@ -9,16 +9,20 @@ A line is a directive, a label or an instruction; ``;`` begins a comment::
     .const 4 100 -200 300           ; a word of the constant SRAM; lanes left out are 0
     .weights 0 1 2 3                ; bytes of the weight banks from word 0, row after row
     .meta title "a demonstration"   ; a JSON value for people and tools
+    .let sums first_issue+const_read+matmul_to_drain   ; a name for a cycle
     .queue vxm
     again:
         MAC wait=5 n1=4 a=ACC b=CONST post=12
-        MAC at=60 n1=#0 a=M0 c=RED  ; on cycle 60; as often as count register 0 says
+        MAC at=sums+drain n1=#0 a=ACC      ; as often as count register 0 says
         LOOP n1=5 n2=again s2=4 wait=$P1   ; back to the label; delay parameter 1
         END
 
 Streams, orders and indices go by name. ``wait`` counts from the last issue before; ``at`` is the
-cycle in the step and needs everything before it to be known. A line that ends in ``\\`` goes on. A
-queue that the text does not name ends at once; ``.bare`` leaves such queues without program.
+cycle in the step and needs everything before it to be known. Both, counts, gaps and delay parameters
+may be sums and differences of numbers, names of ``.let``, and latencies of `arch.timing` (with
+``first_issue`` and ``loop_wait``), so that a program fits machines with other pipelines as well. A
+line that ends in ``\\`` goes on. A queue that the text does not name ends at once; ``.bare`` leaves
+such queues without program.
 """
 import dataclasses
 import json
@@ -105,7 +109,7 @@ class _Assembler(Tables):
             if not equals:
                 raise ValueError(f"{text!r} must be FIELD=VALUE")
             if key == "at":
-                at = number(value, key)
+                at = self.cycles(value, key)
             else:
                 fields |= self.field(section, op, key, value)
         if at is not None:
@@ -143,7 +147,7 @@ class _Assembler(Tables):
         if key in NAMES and value.isidentifier():
             raise ValueError(f"{key} must be one of {', '.join(NAMES[key].__members__)}, "
                              f"not {value}")
-        return {key: number(value, key)}
+        return {key: self.cycles(value, key)}
 
     def advance(self, section, instruction):
         """Follow the cycle of the last issue as long as it is known."""
@@ -193,7 +197,8 @@ class _Assembler(Tables):
         directives = {".profile": (self.profile, 1, None), ".config": (self.config_, 1, None),
                       ".row": (self.row, 1, None), ".param": (self.param, 2, None),
                       ".pattern": (self.pattern, 1, None), ".const": (self.const, 1, None),
-                      ".weights": (self.weights_, 1, None), ".extra": (self.extra_, 4, 4),
+                      ".weights": (self.weights_, 1, None), ".let": (self.let, 2, 2),
+                      ".extra": (self.extra_, 4, 4),
                       ".queue": (self.queue_, 1, 1), ".word": (self.word, 1, 1)}
         if head == ".meta":
             _, key, value = [*text.split(None, 2), "", ""][:3]

@@ -4,6 +4,7 @@ A part of `compiler.asm`, whose docstring shows the syntax.
 """
 import base64
 import dataclasses
+import re
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from arch.config import Config, profile
 from arch.image import Image
 from arch.isa import COUNT_REGISTERS, unit_of
 from arch.queues import QUEUES
+from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN, timing
 
 ROW_FIELDS = ("counts", "generate", "prompt")
 
@@ -23,11 +25,15 @@ def number(text: str, what: str) -> int:
         raise ValueError(f"{what} must be an integer, not {text!r}") from None
 
 
+_TERM = re.compile(r"([+-]?)([^+-]+)")
+
+
 class Tables:
     """What the directives give; methods take the words of a line and raise ValueError."""
 
     def __init__(self):
         self.config = None
+        self.names = {}
         self.params, self.rows, self.patterns, self.constants = {}, {}, {}, {}
         self.weights, self.meta, self.extra = {}, {}, {}
 
@@ -56,9 +62,34 @@ class Tables:
             kept = {} if "*" in depths else dict(config.program_depth)
             changes["program_depth"] = tuple((kept | depths).items())
         self.config = config.replace(**changes)
+        self.names = dataclasses.asdict(timing(self.config)) | {
+            "first_issue": FIRST_ISSUE, "loop_wait": LOOP_WAIT_MIN}
 
-    def numbers(self, texts, low, high, most, what):
-        values = [number(text, what) for text in texts]
+    def let(self, name, value):
+        """A name for a sum; latencies keep theirs."""
+        if not name.isidentifier():
+            raise ValueError(f".let needs a name, not {name!r}")
+        if name in self.names:
+            raise ValueError(f"{name!r} has a meaning already")
+        self.names[name] = self.cycles(value, name)
+
+    def cycles(self, text: str, what: str) -> int:
+        """A sum or difference of integers and names."""
+        if "".join("".join(term) for term in _TERM.findall(text)) != text or not text:
+            raise ValueError(f"{what} must be an integer or a sum, not {text!r}")
+        total = 0
+        for sign, term in _TERM.findall(text):
+            value = self.names.get(term)
+            if value is None:
+                if term.isidentifier():
+                    raise ValueError(f"{what}: no name {term!r}; .let makes one, and the latencies "
+                                     f"have theirs: {', '.join(sorted(self.names))}")
+                value = number(term, what)
+            total += -value if sign == "-" else value
+        return total
+
+    def numbers(self, texts, low, high, most, what, read=number):
+        values = [read(text, what) for text in texts]
         for value in values:
             if not low <= value <= high:
                 raise ValueError(f"{what} must be {low} to {high}, not {value}")
@@ -79,7 +110,7 @@ class Tables:
             if key not in ROW_FIELDS:
                 raise ValueError(f"no row field {key!r}; there are {', '.join(ROW_FIELDS)}")
             most = COUNT_REGISTERS if key == "counts" else 1
-            given[key] = self.numbers(value.split(","), 0, 0xFFFF, most, key)
+            given[key] = self.numbers(value.split(","), 0, 0xFFFF, most, key, self.cycles)
         for row in self.row_numbers(which):
             values = self.rows.setdefault(row, [0] * 6)
             counts = given.get("counts", ())
@@ -89,7 +120,7 @@ class Tables:
 
     def param(self, queue, which, *values):
         unit_of(queue)
-        numbers = self.numbers(values, 0, 0xFFFF, self.config.param_columns, "delay")
+        numbers = self.numbers(values, 0, 0xFFFF, self.config.param_columns, "delay", self.cycles)
         for row in self.row_numbers(which):
             self.params.setdefault(queue, {})[row] = numbers
 

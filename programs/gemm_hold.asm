@@ -5,7 +5,9 @@
 ; weight word stays at the multipliers for 12 cycles while the rows of A stream by.
 
 .profile tiny
-.row * generate=72 prompt=72
+.let a first_issue+const_read           ; the first row of A reaches the array
+.let sums a+36+matmul_to_drain          ; row 0 of C is complete: its last step is a + 36
+.row * generate=sums+drain+vxm+13 prompt=sums+drain+vxm+13
 
 .const  0   79  -44  -48   -8   79  -76  -50    5
 .const  1   86   39   85  -10   10   28  -19  -46
@@ -54,23 +56,23 @@
      -98  -73  106  -13   24   38   26   94
 
 .queue const
-    READ at=4 n1=12 n2=2 s1=1               ; columns 0 to 7 of A, for k = 0 and k = 1
-    READ at=28 n1=12 n2=2 s1=1 address=12   ; columns 8 to 15, for k = 2 and k = 3
+    READ at=first_issue n1=12 n2=2 s1=1               ; columns 0 to 7 of A, for k = 0 and k = 1
+    READ at=first_issue+24 n1=12 n2=2 s1=1 address=12   ; columns 8 to 15, for k = 2 and k = 3
     END
 
 .queue mxm
-    MATMUL at=6 n1=12 n2=2 s2=1 order=HOLD start=1 x0=CONST x1=CONST
-    MATMUL at=30 n1=12 n2=2 s2=1 address=2 order=HOLD x0=CONST x1=CONST
+    MATMUL at=a n1=12 n2=2 s2=1 order=HOLD start=1 x0=CONST x1=CONST
+    MATMUL at=a+24 n1=12 n2=2 s2=1 address=2 order=HOLD x0=CONST x1=CONST
     END
 
 .queue drain
-    DRAIN at=50 n1=12                       ; row 0 is complete 8 cycles after cycle 42
+    DRAIN at=sums n1=12
     END
 
 .queue vxm
-    MAC at=51 n1=12 a=ACC post=5
+    MAC at=sums+drain n1=12 a=ACC post=5
     END
 
 .queue w0
-    WRITE at=59 n1=12 s1=1 x=VXM halves=3
+    WRITE at=sums+drain+vxm n1=12 s1=1 x=VXM halves=3
     END

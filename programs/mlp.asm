@@ -5,7 +5,12 @@
 ; goes to bank 1, word 0. Weight words 0 to 3 hold W1 as 2 k + tile, words 4 to 7 hold W2.
 
 .profile tiny
-.row * generate=60 prompt=60
+.let x first_issue+const_read
+.let sums x+2+matmul_to_drain           ; the first tile has its second step on x + 2
+.let hidden sums+drain+vxm+vxm          ; behind the requantising MAC and GELU
+.let second hidden+3+matmul_to_drain    ; four steps over the hidden units
+.let y second+drain+vxm
+.row * generate=y+2 prompt=y+2
 
 .const 0 43 103 95 -82 123 118 17 37
 
@@ -51,29 +56,29 @@
       51  -30   19  -30   98   10 -109   44
 
 .queue const
-    READ at=4
+    READ at=first_issue
     END
 
 .queue mxm
-    MATMUL at=6 n1=2 n2=2 s1=1 s2=2 order=K_OUTER start=1 x0=CONST x1=CONST
-    MATMUL at=33 n1=4 s1=1 address=4 order=K_INNER start=1 x0=VXM x1=VXM shift=5 accumulator=2
+    MATMUL at=x n1=2 n2=2 s1=1 s2=2 order=K_OUTER start=1 x0=CONST x1=CONST
+    MATMUL at=hidden n1=4 s1=1 address=4 order=K_INNER start=1 x0=VXM x1=VXM shift=5 accumulator=2
     END
 
 .queue drain
-    DRAIN at=16 n1=2 d1=2       ; every other cycle, because the second product takes
-    DRAIN at=44 accumulator=2   ; a new vector every other cycle
+    DRAIN at=sums n1=2 d1=2     ; every other cycle, because the second product takes
+    DRAIN at=second accumulator=2   ; a new vector every other cycle
     END
 
 .queue vxm
-    MAC at=17 n1=2 d1=2 a=ACC post=1    ; 12 to 11 fraction bits
-    GELU at=25 n1=2 d1=2 a=VXM
-    MAC at=45 a=ACC post=4              ; 13 to 9
+    MAC at=sums+drain n1=2 d1=2 a=ACC post=1        ; 12 to 11 fraction bits
+    GELU at=sums+drain+vxm n1=2 d1=2 a=VXM
+    MAC at=second+drain a=ACC post=4                ; 13 to 9
     END
 
 .queue w0
-    WRITE at=33 n1=2 d1=2 s1=1 x=VXM halves=3
+    WRITE at=hidden n1=2 d1=2 s1=1 x=VXM halves=3
     END
 
 .queue w1
-    WRITE at=53 x=VXM halves=3
+    WRITE at=y x=VXM halves=3
     END

@@ -5,7 +5,8 @@
 ; l xor (position mod 8) of constant 0.
 
 .profile tiny
-.row * generate=20 prompt=20
+.let x first_issue+const_read
+.row * generate=x+perm+perm+perm+2 prompt=x+perm+perm+perm+2
 
 .const 0 100 -201 302 -403 504 -605 706 -807
 
@@ -15,20 +16,20 @@
 .pattern 3  0 1 2 3 4 5 6 7
 
 .queue const
-    READ at=4 n1=2
+    READ at=first_issue n1=2
     END
 
 .queue perm
-    PERM at=6 x=CONST pattern=0
-    PERM at=7 x=CONST pattern=3 index=POSITION
-    PERM at=8 x=PERM pattern=1
-    PERM at=10 x=PERM pattern=2
+    PERM at=x x=CONST pattern=0
+    PERM at=x+1 x=CONST pattern=3 index=POSITION
+    PERM at=x+perm x=PERM pattern=1
+    PERM at=x+perm+perm x=PERM pattern=2
     END
 
 .queue w0
-    WRITE at=8 n1=3 d1=2 s1=1 x=PERM halves=3
+    WRITE at=x+perm n1=3 d1=perm s1=1 x=PERM halves=3
     END
 
 .queue w1
-    WRITE at=9 x=PERM halves=3
+    WRITE at=x+perm+1 x=PERM halves=3
     END

@@ -79,6 +79,11 @@ def _streams() -> str:
     return table(["number", "stream", "carries"], rows)
 
 
+def _meaning(field: isa.Field) -> str:
+    names = ", ".join(stream.name for stream in sorted(field.sources))
+    return f"{field.doc}; has wires from {names}" if names else field.doc
+
+
 def _format(unit: isa.Unit) -> str:
     config = profile(SHOWN)
     place = isa.layout(unit, config)
@@ -87,7 +92,7 @@ def _format(unit: isa.Unit) -> str:
         offset, width, signed = place[field.name]
         bits = f"{offset + width - 1}:{offset}" if width > 1 else str(offset)
         others = " / ".join(str(field.bits(other)) for other in PROFILES.values())
-        rows.append([f"`{field.name}`", bits, others, "signed" if signed else "", md(field.doc)])
+        rows.append([f"`{field.name}`", bits, others, "signed" if signed else "", md(_meaning(field))])
     queues = ", ".join(f"`{name}`" for name, queue in QUEUES.items() if queue.unit == unit.name)
     ops = table(["code", "operation", "meaning"],
                 [[op.code, f"`{op.name}`", md(op.doc)] for op in unit.ops])
@@ -124,7 +129,8 @@ def page() -> str:
         "then run python -m scripts.pages. -->\n",
         before,
         "## Queues\n\n" + _queues(),
-        "## Streams\n\nA source field holds the number of a stream. Reserved numbers fault.\n\n"
+        "## Streams\n\nA source field holds the number of a stream. Each operand has wires from some streams only; any "
+        "other number faults. What has to go elsewhere passes the VXM.\n\n"
         + _streams(),
         f"## Issue rule\n\n{_issue_rule()}",
         "### Control operations\n\nEvery queue has them. Codes 4 and up belong to the unit.\n\n"

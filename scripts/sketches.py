@@ -209,13 +209,14 @@ class _Builder:
     def _write_keys(self):
         groups, x = self.config.groups, self.x_tiles
         task = TaskBuilder(self.config, "k write")
-        issue = -task.timing.mem_read
+        issue = -task.timing.vxm - task.timing.mem_read
         task.use(f"r{self.k.bank}", "READ", issue, groups, x, address=self.k.base, s1=0, s2=1)
+        task.use("vxm", "MAC", -task.timing.vxm, groups, x, a=int(Stream.M0) + self.k.bank)
         task.touch(f"m{self.k.bank}", self.k.base, x, "read", issue, issue + groups - 1,
                    gap=groups)
         task.use("kv", "WRITE_K", 0, groups * x, address=self.at["keys"], s1=self.kv_tiles,
                  index=int(Index.POSITION), index_shift=self.config.lanes.bit_length() - 1,
-                 x=int(Stream.M0) + self.k.bank)
+                 x=int(Stream.VXM))
         task.touch("keys", 0, groups * x, WRITE, task.timing.kv_write_to_matmul)
         self.tasks.append(task.done())
 

@@ -12,6 +12,7 @@ from tb.bench import bench_test
 from tb.checker import ANYTHING
 from tb.mxm import COLUMNS, LANES, ROWS, WORDS, MxmBench
 from tb.top import CONFIG, DAMAGED_WEIGHTS
+from tb.wires import reserved
 
 DEPTH, GROUPS = CONFIG.weight_depth, CONFIG.groups
 OUTSIDE = (DEPTH, 2 * DEPTH - 1, 4 * DEPTH - 1)
@@ -31,11 +32,11 @@ async def write_before_matmul(dut, op, position):
         at += 20
     await bench.settle()
     at = bench.cycle + 2
-    bench.issues["kv"].send(at, op, address=6, x=Stream.M1)
-    bench.streams.put(at, Stream.M1, range(LANES))
+    bench.issues["kv"].send(at, op, address=6, x=Stream.VXM)
+    bench.streams.put(at, Stream.VXM, range(LANES))
     bench.issues["mxm"].send(at + bench.time.kv_write_to_matmul - 1, "MATMUL", address=6,
-                             order=Order.HOLD, x0=Stream.M0, x1=Stream.M0)
-    bench.streams.put(at + bench.time.kv_write_to_matmul - 1, Stream.M0, range(LANES))
+                             order=Order.HOLD, x0=Stream.CONST, x1=Stream.CONST)
+    bench.streams.put(at + bench.time.kv_write_to_matmul - 1, Stream.CONST, range(LANES))
     tile = position % CONFIG.half_columns // CONFIG.tile_columns if op == "WRITE_K" else 0
     pair = position % ROWS // 2 if op == "WRITE_V" else 0
     # The first pair of the first tile reads on the cycle of the issue; the write lands at its end.
@@ -57,8 +58,8 @@ async def write_behind_matmul(dut, op):
     at = bench.cycle + 2
     bench.matmul(at, range(LANES), address=5)
     closer = at + bench.time.matmul_to_kv_write - 1
-    bench.issues["kv"].send(closer, op, address=5, x=Stream.M1)
-    bench.streams.put(closer, Stream.M1, range(LANES))
+    bench.issues["kv"].send(closer, op, address=5, x=Stream.VXM)
+    bench.streams.put(closer, Stream.VXM, range(LANES))
     bench.faults["kv"].expect(closer + 1, {Fault.CONFLICT})
     await bench.finish(40)
     assert bench.faults["kv"].seen == 1
@@ -132,10 +133,10 @@ async def operand_faults(dut):
     at = await bench.start(weights=np.zeros((1, ROWS, COLUMNS)))
     for missing in range(4):
         for j in range(4):
-            bench.issues["mxm"].send(at + j, "MATMUL", order=Order.K_INNER, x0=Stream.M0,
-                                     x1=Stream.PERM, j=j, j_first=j == 0, j_last=j == 3)
-            for stream in (Stream.M0, Stream.PERM):
-                if stream == Stream.M0 or j != missing:
+            bench.issues["mxm"].send(at + j, "MATMUL", order=Order.K_INNER, x0=Stream.CONST,
+                                     x1=Stream.VXM, j=j, j_first=j == 0, j_last=j == 3)
+            for stream in (Stream.CONST, Stream.VXM):
+                if stream == Stream.CONST or j != missing:
                     bench.streams.put(at + j, stream, np.ones(LANES))
         if missing % GROUPS == 0:
             bench.faults["mxm"].expect(at + missing, {Fault.OPERAND})
@@ -160,18 +161,18 @@ async def encoding_faults(dut):
     """Reserved opcodes, sources and the reserved order, in each queue."""
     bench = MxmBench(dut)
     at = await bench.start()
-    good = {"order": Order.HOLD, "x0": Stream.M0, "x1": Stream.M0}
+    good = {"order": Order.HOLD, "x0": Stream.CONST, "x1": Stream.CONST}
     bad = [("mxm", code, good) for code in range(16) if code not in CODES["mxm"].values()]
     bad += [("mxm", "MATMUL", good | {"order": 3})]
-    reserved = [0, *range(Stream.RED + 1, 16)]
     bad += [("mxm", "MATMUL", good | {name: source}) for name in ("x0", "x1")
-            for source in reserved]
+            for source in reserved("mxm", name)]
     bad += [("drain", code, {}) for code in range(16) if code not in CODES["drain"].values()]
-    bad += [("kv", code, {"x": Stream.M0}) for code in range(16)
+    bad += [("kv", code, {"x": Stream.CONST}) for code in range(16)
             if code not in CODES["kv"].values()]
-    bad += [("kv", op, {"x": source}) for op in ("WRITE_K", "WRITE_V") for source in reserved]
+    bad += [("kv", op, {"x": source}) for op in ("WRITE_K", "WRITE_V")
+            for source in reserved("kv", "x")]
     for unit, op, fields in bad:
-        bench.streams.put(at, Stream.M0, np.ones(LANES))
+        bench.streams.put(at, Stream.CONST, np.ones(LANES))
         bench.issues[unit].send(at, op, **fields)
         bench.faults[unit].expect(at, {Fault.ENCODING})
         at += 1
@@ -192,12 +193,12 @@ async def address_faults(dut):
     at += 2
     for address in OUTSIDE:
         for op in CODES["kv"]:
-            bench.vector(at, Stream.M0, np.ones(LANES))
-            bench.issues["kv"].send(at, op, address=address, x=Stream.M0)
+            bench.vector(at, Stream.CONST, np.ones(LANES))
+            bench.issues["kv"].send(at, op, address=address, x=Stream.CONST)
             bench.faults["kv"].expect(at, {Fault.ADDRESS})
             at += 1
         bench.issues["mxm"].send(at - 1, "MATMUL", order=Order.HOLD, address=address, start=1,
-                                 x0=Stream.M0, x1=Stream.M0)
+                                 x0=Stream.CONST, x1=Stream.CONST)
         bench.faults["mxm"].expect(at - 1, {Fault.ADDRESS})
     bench.drain(at + 20)
     bench.read_out(at + 10, address=0, s1=1)
@@ -234,9 +235,9 @@ async def parity(dut, place):
     at = await bench.start(weights=np.zeros((0, ROWS, COLUMNS)), token=column)
     for number, address in enumerate((word, word ^ 4)):
         cycle = at + 2 * number
-        bench.streams.put(cycle, Stream.M0, np.ones(LANES))
-        bench.issues["mxm"].send(cycle, "MATMUL", order=Order.HOLD, address=address, x0=Stream.M0,
-                                 x1=Stream.M0)
+        bench.streams.put(cycle, Stream.CONST, np.ones(LANES))
+        bench.issues["mxm"].send(cycle, "MATMUL", order=Order.HOLD, address=address, x0=Stream.CONST,
+                                 x1=Stream.CONST)
         bench.issues["kv"].send(cycle, "READ_OUT", address=address)
         bench.acc.expect(cycle + bench.time.read_out, ANYTHING)
     # Two cycles from the address to the multiplier, and one more to collect (see `hdl.mxm`).

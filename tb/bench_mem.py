@@ -11,8 +11,10 @@ from tb.bench import Bench, bench_test
 from tb.drivers import pack
 from tb.hostbus import HostBus
 from tb.top import BANK, CONFIG, DAMAGED_MEM
+from tb.wires import reserved, wired
 
-STREAMS, LANES, DEPTH = streams_of(CONFIG), CONFIG.lanes, CONFIG.mem_depth
+STREAMS, WIRED = streams_of(CONFIG), wired("mem_write", "x")
+LANES, DEPTH = CONFIG.lanes, CONFIG.mem_depth
 OUTSIDE = (DEPTH, DEPTH + 1, 2 * DEPTH - 1, 4 * DEPTH - 1)
 
 
@@ -57,7 +59,7 @@ class MemBench(Bench):
         faults, inside = set(), 0 <= address < DEPTH
         if not inside:
             faults.add(Fault.ADDRESS)
-        if source not in STREAMS:
+        if source not in WIRED:
             faults.add(Fault.ENCODING)
         elif lanes is None:
             faults.add(Fault.OPERAND)
@@ -92,12 +94,12 @@ async def latency(dut):
     for apart in (0, bench.time.mem_write_to_read):
         at += 10
         if apart:
-            bench.write(at, 0, Stream.M1, range(LANES))
+            bench.write(at, 0, Stream.VXM, range(LANES))
             bench.read(at + apart, 0)
         else:
             # In the same cycle the old word is read.
             bench.read(at, 0)
-            bench.write(at, 0, Stream.M1, np.full(LANES, -7))
+            bench.write(at, 0, Stream.VXM, np.full(LANES, -7))
     await bench.until(at)
     await bench.finish()
     assert bench.results.seen == 4
@@ -120,7 +122,7 @@ async def every_source(dut):
     """Each stream while all carry values; 32-bit streams are cut to their low half."""
     bench, rng = MemBench(dut), np.random.default_rng(2)
     at = await bench.start()
-    for number, source in enumerate(STREAMS):
+    for number, source in enumerate(WIRED):
         for stream in STREAMS:
             bench.streams.put(at + number, stream, lanes_for(rng, stream))
         bench.write(at + number, number, source, lanes_for(rng, source))
@@ -134,13 +136,12 @@ async def write_faults(dut):
     """No operand, no source, no such word; nothing is written."""
     bench = MemBench(dut)
     at = await bench.start(fill=range(2))
-    bench.streams.put(at - 1, Stream.ACC, range(LANES))
-    bench.write(at, 0, Stream.ACC, None)
-    bench.streams.put(at + 1, Stream.ACC, range(LANES))
-    reserved = [0, *range(Stream.RED + 1, 16)]
-    for number, source in enumerate(reserved, 2):
+    bench.streams.put(at - 1, Stream.RED, range(LANES))
+    bench.write(at, 0, Stream.RED, None)
+    bench.streams.put(at + 1, Stream.RED, range(LANES))
+    for number, source in enumerate(reserved("mem_write", "x"), 2):
         bench.write(at + number, 1, source, None)
-    at += 2 + len(reserved)
+    at += 2 + len(reserved("mem_write", "x"))
     for address in OUTSIDE:
         bench.write(at, address, Stream.PERM, range(LANES))
         bench.write(at + 1, address, Stream.PERM, None)
@@ -182,9 +183,9 @@ async def parity(dut):
     damaged_read(at + 1)
     bench.read(at + 2, word - 1)
     # The half without the flipped bit is written: nothing gets better.
-    bench.write(at + 3, word, Stream.M0, range(LANES), 1 if lane >= LANES // 2 else 2)
+    bench.write(at + 3, word, Stream.CONST, range(LANES), 1 if lane >= LANES // 2 else 2)
     damaged_read(at + 4)
-    bench.write(at + 5, word, Stream.M0, range(LANES), 3)
+    bench.write(at + 5, word, Stream.CONST, range(LANES), 3)
     bench.read(at + 6, word)
     await bench.until(at + 6)
     await bench.finish()
@@ -222,7 +223,7 @@ async def random(dut, seed):
         if rng.random() < 0.8:
             bench.read(cycle, address())
         if rng.random() < 0.7:
-            source = STREAMS[rng.integers(len(STREAMS))]
+            source = WIRED[rng.integers(len(WIRED))]
             lanes = lanes_for(rng, source)
             if rng.random() < 0.1:
                 source, lanes = int(rng.integers(16)), None

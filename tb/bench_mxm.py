@@ -9,6 +9,7 @@ from tb.bench import bench_test
 from tb.model_mxm import expand
 from tb.mxm import COLUMNS, LANES, ROWS, WORDS, MxmBench
 from tb.top import CONFIG
+from tb.wires import wired
 
 STREAMS = streams_of(CONFIG)
 #: Columns in the last, and in the first tile of a half.
@@ -88,7 +89,7 @@ async def orders(dut, order, half0):
     """Repeats in both directions, gaps, both start values, accumulators that wrap around."""
     bench, rng = MxmBench(dut), np.random.default_rng(half0)
     at = await bench.start(seed=half0)
-    common = {"rng": rng, "order": order, "half0": half0, "x0": Stream.M2, "x1": Stream.RED}
+    common = {"rng": rng, "order": order, "half0": half0, "x0": Stream.M2, "x1": Stream.VXM}
     strides = {"s1": 0, "s2": 2} if order == Order.HOLD else {"s1": 1, "s2": 3}
     at = bench.matmul(at, n1=4, n2=4, d1=1, d2=1, accumulator=0, **strides, **common) + 3
     at = bench.matmul(at, n1=4, n2=3, d1=2, d2=5, start=0, address=1, accumulator=0, **strides,
@@ -126,8 +127,8 @@ async def every_source(dut):
     """Each stream as each of the two sources while all carry values, cut to 16 bits."""
     bench, rng = MxmBench(dut), np.random.default_rng(11)
     at = await bench.start()
-    for x0 in STREAMS:
-        for x1 in STREAMS:
+    for x0 in wired("mxm", "x0"):
+        for x1 in wired("mxm", "x1"):
             for stream in STREAMS:
                 bits = stream_width(stream)
                 bench.vector(at, stream, rng.integers(-(1 << bits - 1), 1 << bits - 1, LANES))
@@ -135,7 +136,7 @@ async def every_source(dut):
             bench.drain(at + bench.time.matmul_to_drain, accumulator=at % 16)
             at += 1
     await bench.settle()
-    assert bench.acc.seen == len(STREAMS) ** 2
+    assert bench.acc.seen == len(wired("mxm", "x0")) ** 2
 
 
 def random_instruction(rng, unit):
@@ -155,7 +156,7 @@ def random_instruction(rng, unit):
     del fields["accumulator"]
     op = str(rng.choice(["WRITE_K", "WRITE_V", "READ_OUT", "READ_OUT"]))
     if op != "READ_OUT":
-        fields |= {"half0": int(rng.integers(CONFIG.groups)), "x": STREAMS[4 + rng.integers(5)]}
+        fields |= {"half0": int(rng.integers(CONFIG.groups)), "x": wired("kv", "x")[rng.integers(3)]}
     return op, fields
 
 

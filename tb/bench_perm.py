@@ -12,6 +12,7 @@ from tb.bench import Bench, bench_test
 from tb.checker import ANYTHING
 from tb.hostbus import HostBus
 from tb.top import CONFIG
+from tb.wires import reserved, wired
 
 STREAMS, LANES = streams_of(CONFIG), CONFIG.lanes
 #: What the table holds; it outlives a reset.
@@ -71,8 +72,8 @@ async def latency_by_hand(dut):
         flip = {"index": Index.POSITION, "index_shift": 2} if number == 3 else {}
         if number == 3:
             y = [lanes[lane ^ 4] for lane in rows[0]]
-        bench.streams.put(cycle, Stream.RED, lanes)
-        bench.issue.send(cycle, "PERM", x=Stream.RED, pattern=pattern, **flip)
+        bench.streams.put(cycle, Stream.M3, lanes)
+        bench.issue.send(cycle, "PERM", x=Stream.M3, pattern=pattern, **flip)
         bench.results.expect(cycle + bench.time.perm, y)
     await bench.until(at + 20)
     await bench.finish()
@@ -84,7 +85,7 @@ async def every_source(dut):
     """Each stream while all carry values; 32-bit streams are cut to their low half."""
     bench, rng = PermBench(dut), np.random.default_rng(4)
     at = await bench.start(random_table(rng)[:1])
-    for cycle, source in enumerate(STREAMS, at):
+    for cycle, source in enumerate(wired("perm", "x"), at):
         vectors = {stream: rng.integers(-(1 << stream_width(stream) - 1),
                                         1 << stream_width(stream) - 1, LANES) for stream in STREAMS}
         for stream, lanes in vectors.items():
@@ -101,7 +102,7 @@ async def faults(dut):
     at = await bench.start([range(LANES)])
     bad = [({"op": "PERM", "x": Stream.M2}, Fault.OPERAND)]
     bad += [({"op": "PERM", "x": source}, Fault.ENCODING)
-            for source in (0, *range(Stream.RED + 1, 16))]
+            for source in reserved("perm", "x")]
     bad += [({"op": code, "x": Stream.M0}, Fault.ENCODING) for code in range(16) if code != 4]
     bad += [({"op": "PERM", "x": Stream.M0, "index": 3}, Fault.ENCODING)]
     for fields, fault in bad:

@@ -12,6 +12,7 @@ from hdl.signatures import stream_width, streams_of
 from tb.bench import Bench, bench_test
 from tb.checker import ANYTHING
 from tb.top import CONFIG
+from tb.wires import reserved, wired
 
 OPS = tuple(op.name for op in UNITS["red"].ops)
 STREAMS, LANES = streams_of(CONFIG), CONFIG.lanes
@@ -99,8 +100,8 @@ async def by_hand(dut):
     assert LANES == 8
     for number, (op, first, others, post, y) in enumerate(BY_HAND):
         cycle = 3 + 6 * number
-        bench.streams.put(cycle, Stream.ACC, [first] + [others] * (LANES - 1))
-        bench.issue.send(cycle, op, x=Stream.ACC, post=post)
+        bench.streams.put(cycle, Stream.VXM, [first] + [others] * (LANES - 1))
+        bench.issue.send(cycle, op, x=Stream.VXM, post=post)
         bench.results.expect(cycle + bench.latency(op), np.full(LANES, y))
     await bench.finish(6 * len(BY_HAND) + 30)
 
@@ -110,7 +111,7 @@ async def every_source(dut):
     """Each stream while all carry values."""
     bench, rng = RedBench(dut), np.random.default_rng(6)
     await bench.start()
-    for cycle, source in enumerate(STREAMS, 2):
+    for cycle, source in enumerate(wired("red", "x"), 2):
         vectors = {stream: rng.integers(-(1 << stream_width(stream) - 1),
                                         1 << stream_width(stream) - 1, LANES) for stream in STREAMS}
         for stream, lanes in vectors.items():
@@ -125,14 +126,15 @@ async def issue_faults(dut):
     bench = RedBench(dut)
     await bench.start()
     codes = {op.code for op in UNITS["red"].ops}
-    bad = [("SUM", Stream.PERM, Fault.OPERAND), ("RSQRT", Stream.PERM, Fault.OPERAND)]
-    bad += [("MAX", source, Fault.ENCODING) for source in (0, *range(Stream.RED + 1, 16))]
-    bad += [(code, Stream.M0, Fault.ENCODING) for code in range(16) if code not in codes]
+    bad = [("SUM", Stream.VXM, Fault.OPERAND), ("RSQRT", Stream.VXM, Fault.OPERAND)]
+    bad += [("MAX", source, Fault.ENCODING) for source in reserved("red", "x")]
+    bad += [(code, Stream.VXM, Fault.ENCODING) for code in range(16) if code not in codes]
     at = 3
     for op, source, fault in bad:
         for beside in (-1, 1):
-            bench.streams.put(at + beside, Stream.PERM, range(LANES))
-        bench.streams.put(at, Stream.M0, range(LANES))
+            bench.streams.put(at + beside, Stream.VXM, range(LANES))
+        if fault == Fault.ENCODING:
+            bench.streams.put(at, Stream.VXM, range(LANES))
         bench.issue.send(at, op, x=source)
         bench.faults.expect(at, {fault})
         bench.results.expect(at + (bench.latency(op) if isinstance(op, str) else bench.time.reduce),
@@ -166,13 +168,13 @@ async def random(dut, seed):
     await bench.start()
     at, count = 2, 200
     for _ in range(count):
-        op, source = str(rng.choice(OPS)), STREAMS[rng.integers(len(STREAMS))]
-        bits = stream_width(source) - int(rng.integers(stream_width(source)))
+        op = str(rng.choice(OPS))
+        bits = 32 - int(rng.integers(32))
         low = -(1 << bits - 1) if op in ("SUM", "MAX") or rng.random() < 0.2 else 0
         vectors = [rng.integers(low, 1 << bits - 1, LANES) if bits > 1 else np.full(LANES, low)
                    for _ in range(rng.integers(1, 6))]
         post = int(rng.integers(64) if rng.random() < 0.2 else rng.integers(20))
-        at = bench.send(at, op, vectors, post, source, int(rng.choice([1, 1, 1, 3])))
+        at = bench.send(at, op, vectors, post, gap=int(rng.choice([1, 1, 1, 3])))
         at += 1 if rng.random() < 0.7 else int(rng.integers(2, 9))
     await bench.settle()
     assert bench.faults.seen > 5 and bench.results.seen + bench.faults.seen == count

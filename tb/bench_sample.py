@@ -9,6 +9,7 @@ from hdl.signatures import stream_width, streams_of
 from tb.bench import Bench, bench_test
 from tb.checker import ANYTHING
 from tb.top import CONFIG
+from tb.wires import reserved, wired
 
 STREAMS, LANES = streams_of(CONFIG), CONFIG.lanes
 
@@ -119,7 +120,7 @@ async def every_source(dut):
     bench, rng = SampleBench(dut), np.random.default_rng(8)
     await bench.start(LANES, 65535, 77, 3)
     at = 3
-    for source in STREAMS:
+    for source in wired("sample", "x"):
         vectors = {stream: rng.integers(-(1 << stream_width(stream) - 1),
                                         1 << stream_width(stream) - 1, LANES) for stream in STREAMS}
         for stream, lanes in vectors.items():
@@ -127,7 +128,7 @@ async def every_source(dut):
         at = bench.send(at, vectors[source], source) + 1
     await bench.until(at)
     await bench.finish()
-    assert bench.tokens.seen == len(STREAMS)
+    assert bench.tokens.seen == len(wired("sample", "x"))
 
 
 @bench_test
@@ -136,23 +137,23 @@ async def faults(dut):
     bench = SampleBench(dut)
     await bench.start()
     skew, at = bench.time.sample_skew, 3
-    bad = [("ARGMAX", source, Fault.ENCODING) for source in (0, *range(Stream.RED + 1, 16))]
-    bad += [(code, Stream.M0, Fault.ENCODING) for code in range(16) if code != 4]
+    bad = [("ARGMAX", source, Fault.ENCODING) for source in reserved("sample", "x")]
+    bad += [(code, Stream.VXM, Fault.ENCODING) for code in range(16) if code != 4]
     for op, source, fault in bad:
-        bench.streams.put(at + skew, Stream.M0, np.arange(LANES))
+        bench.streams.put(at + skew, Stream.VXM, np.arange(LANES))
         bench.fail(at, op, {at: fault}, x=source)
         bench.tokens.expect(at + bench.time.sample, ANYTHING)
         at += 6
     at += skew
     for beside in (-1, 1):
-        bench.streams.put(at + skew + beside, Stream.M1, np.arange(LANES))
-    bench.fail(at, "ARGMAX", {at + skew: Fault.OPERAND}, x=Stream.M1)
+        bench.streams.put(at + skew + beside, Stream.VXM, np.arange(LANES))
+    bench.fail(at, "ARGMAX", {at + skew: Fault.OPERAND}, x=Stream.VXM)
     bench.tokens.expect(at + bench.time.sample, ANYTHING)
     at += 10
     for gap in (1, bench.time.sample_gap - 1):
         for cycle in (at, at + gap):
-            bench.streams.put(cycle + skew, Stream.M0, np.arange(LANES))
-            bench.fail(cycle, "ARGMAX", {} if cycle == at else {cycle: Fault.CONFLICT}, x=Stream.M0,
+            bench.streams.put(cycle + skew, Stream.VXM, np.arange(LANES))
+            bench.fail(cycle, "ARGMAX", {} if cycle == at else {cycle: Fault.CONFLICT}, x=Stream.VXM,
                        j_last=0)
         at += 30
     # After all that a legal instruction gives its token.

@@ -10,6 +10,7 @@ from hdl.signatures import streams_of, stream_width
 from tb.bench import Bench, bench_test
 from tb.checker import ANYTHING
 from tb.top import CONFIG
+from tb.wires import reserved, wired
 
 OPS = tuple(op.name for op in UNITS["vxm"].ops)
 STREAMS = streams_of(CONFIG)
@@ -119,9 +120,9 @@ async def by_hand(dut):
     bench = VxmBench(dut)
     await bench.start()
     for cycle, (op, a, b, c, fields, y) in enumerate(BY_HAND, 2):
-        for stream, value in ((Stream.VXM, a), (Stream.M3, b), (Stream.RED, c)):
+        for stream, value in ((Stream.VXM, a), (Stream.M3, b), (Stream.CONST, c)):
             bench.streams.put(cycle, stream, [value] * LANES)
-        bench.issue.send(cycle, op, a=Stream.VXM, b=Stream.M3, c=Stream.RED, **fields)
+        bench.issue.send(cycle, op, a=Stream.VXM, b=Stream.M3, c=Stream.CONST, **fields)
         bench.results.expect(cycle + bench.time.vxm, np.full(LANES, y))
     await bench.finish(40)
 
@@ -133,9 +134,10 @@ async def every_source(dut):
     await bench.start()
     cycle = 2
     for position in range(3):
-        for source in (Stream.NONE, *STREAMS):
+        for number, source in enumerate((Stream.NONE, *wired("vxm", "abc"[position]))):
             vectors = {stream: lanes_for(rng, stream) for stream in STREAMS}
-            sources = [STREAMS[(source + place) % len(STREAMS)] for place in range(3)]
+            known = [wired("vxm", name) for name in "abc"]
+            sources = [of[(number + place) % len(of)] for place, of in enumerate(known)]
             sources[position] = source
             bench.send(cycle, "MAC", sources, vectors, pre=9, post=9)
             cycle += 1
@@ -167,7 +169,7 @@ async def operand_faults(dut):
             bench.streams.put(cycle + beside, Stream.M3, range(LANES))
         bench.fail(cycle, "MAC", {Fault.OPERAND}, **{name: Stream.M3})
     # Needed or not, a named source must carry a value.
-    bench.fail(16, "SILU", {Fault.OPERAND}, b=Stream.RED)
+    bench.fail(16, "SILU", {Fault.OPERAND}, b=Stream.CONST)
     bench.send(18, "MAC", (Stream.M3,) * 3, {Stream.M3: np.arange(LANES)})
     await bench.finish(50)
     assert bench.faults.seen == 4
@@ -181,7 +183,7 @@ async def encoding_faults(dut):
     legal = {op.code for op in UNITS["vxm"].ops}
     bad = [({"op": op}, {Fault.ENCODING}) for op in range(16) if op not in legal]
     bad += [({"op": "MAC", name: source}, {Fault.ENCODING})
-            for name in "abc" for source in range(len(Stream) - 2, 16)]
+            for name in "abc" for source in reserved("vxm", name)]
     bad.append(({"op": "MAX", "a": 15, "b": Stream.M0}, {Fault.ENCODING, Fault.OPERAND}))
     for number, (fields, faults) in enumerate(bad):
         bench.fail(2 + 2 * number, fields.pop("op"), faults, **fields)
@@ -200,8 +202,9 @@ async def random(dut, seed):
     cycle = 2
     for _ in range(500):
         op = str(rng.choice(OPS))
-        sources = [Stream.NONE if rng.random() < 0.15 else STREAMS[rng.integers(len(STREAMS))]
-                   for _ in range(3)]
+        sources = [Stream.NONE if rng.random() < 0.15 else rng.choice(wired("vxm", name))
+                   for name in "abc"]
+        sources = [Stream(source) for source in sources]
         vectors = {stream: lanes_for(rng, stream) for stream in sources if stream}
         if op == "EXP2" and sources[0] and sources[2] and sources[0] != sources[2]:
             # Near enough for a result other than 0.

@@ -1,5 +1,6 @@
 """The assembler and the disassembler: what text means, exact round trips, every error."""
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from arch.config import PROFILES, Config, profile
 from arch.image import Image, from_bytes
 from arch.isa import DEFAULTS, UNITS, Control, Instruction, decode, encode, unit_of, word_bits
+from arch.timing import FIRST_ISSUE, timing
 from compiler.asm import AsmError, assemble
 from compiler.disasm import disassemble
 from compiler.errors import MetronomeError
@@ -243,3 +245,36 @@ def test_every_operation_has_a_name_of_its_own():
         codes = [op.code for op in unit.ops] + [int(control) for control in Control]
         assert len(set(names)) == len(names) and len(set(codes)) == len(codes) and 0 not in codes
     assert "tiny" in PROFILES
+
+
+def test_sums_of_names_and_latencies():
+    """By hand for tiny: const_read and vxm come from the table, x is first_issue + const_read."""
+    source = """
+        .profile tiny{}
+        .let x first_issue+const_read
+        .row * generate=x+vxm+3 prompt=20-1
+        .param const * x-1
+        .queue vxm
+            MAC at=x n1=2+1
+            MAC at=x+vxm-1
+            END"""
+    for stages in (0, 2):
+        image = assemble(source.format(f" const_stages={stages} vxm_stages={stages}"))
+        times = timing(image.config)
+        first, second, _ = (decode("vxm", word, image.config) for word in image.program["vxm"])
+        x = FIRST_ISSUE + times.const_read
+        assert (first["wait"], first["n1"], second["wait"]) == (x, 3, times.vxm - 3)
+        assert image.rows[0, 4:].tolist() == [x + times.vxm + 3, 19]
+        assert image.params["const"][0, 0] == x - 1
+
+
+@pytest.mark.parametrize("line, message", [
+    (".let vxm 3", "'vxm' has a meaning already"),
+    (".let 3x 3", ".let needs a name, not '3x'"),
+    (".let x y+1", "x: no name 'y'; .let makes one"),
+    (".let x 1++2", "x must be an integer or a sum, not '1++2'"),
+    (".let x 1+", "x must be an integer or a sum, not '1+'"),
+])
+def test_sums_that_are_none(line, message):
+    with pytest.raises(AsmError, match=re.escape(message)):
+        assemble(f".profile tiny\n{line}\n")

@@ -149,7 +149,7 @@ def test_write_is_seen_on_the_next_cycle_not_before():
 @pytest.mark.parametrize("fields, drive_it, port, fault", [
     ({"address": 3, "x": Stream.PERM, "halves": 3}, False, "write", Fault.OPERAND),
     ({"address": 3, "x": Stream.NONE, "halves": 3}, True, "write", Fault.ENCODING),
-    ({"address": 3, "x": Stream.LINK0, "halves": 3}, True, "write", Fault.ENCODING),
+    ({"address": 3, "x": Stream.LINK1, "halves": 3}, True, "write", Fault.ENCODING),
     ({"address": 3, "x": 15, "halves": 3}, True, "write", Fault.ENCODING),
     ({"address": 64, "x": Stream.PERM, "halves": 3}, True, "write", Fault.ADDRESS),
     ({"address": 255, "x": Stream.PERM, "halves": 3}, True, "write", Fault.ADDRESS),

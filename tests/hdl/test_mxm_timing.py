@@ -21,9 +21,9 @@ def one_word(config, value):
 
 def one_step(bench, at, value=1):
     """A MATMUL of word 9 with activations that are all ``value``, overwriting accumulator 0."""
-    bench.issue(at, "mxm", "MATMUL", address=9, order=Order.HOLD, x0=Stream.M0, x1=Stream.M0,
+    bench.issue(at, "mxm", "MATMUL", address=9, order=Order.HOLD, x0=Stream.CONST, x1=Stream.CONST,
                 start=1)
-    bench.stream(at, Stream.M0, [value] * bench.config.lanes)
+    bench.stream(at, Stream.CONST, [value] * bench.config.lanes)
 
 
 @CONFIGS
@@ -67,8 +67,8 @@ def test_write_before_matmul(config, op, late):
     """A step sees a write issued ``kv_write_to_matmul`` before; closer, it conflicts or not at
     all: the first row pair of the first tile reads first."""
     bench = MxmBench(config, one_word(config, 3))
-    bench.issue(5, "kv", op, address=9, x=Stream.M1)
-    bench.stream(5, Stream.M1, [-7] * config.lanes)
+    bench.issue(5, "kv", op, address=9, x=Stream.VXM)
+    bench.stream(5, Stream.VXM, [-7] * config.lanes)
     at = 5 + timing(config).kv_write_to_matmul - late
     one_step(bench, at)
     drain = at + timing(config).matmul_to_drain
@@ -99,8 +99,8 @@ def test_write_after_matmul(config, op, early):
     bench.position = config.context - 1
     one_step(bench, 5)
     at = 5 + timing(config).matmul_to_kv_write - early
-    bench.issue(at, "kv", op, address=9, x=Stream.M1)
-    bench.stream(at, Stream.M1, [-7] * config.lanes)
+    bench.issue(at, "kv", op, address=9, x=Stream.VXM)
+    bench.stream(at, Stream.VXM, [-7] * config.lanes)
     drain = 5 + timing(config).matmul_to_drain
     bench.issue(drain, "drain", "DRAIN")
     acc, faults, _ = bench.run(drain + 8)
@@ -120,8 +120,8 @@ def test_read_out_after_write(config):
     bench.token = bench.position = config.columns + 2
     groups = config.groups
     bench.instruction(4, "kv", "READ_OUT", n1=groups, address=20, s1=1)
-    bench.issue(4 + groups, "kv", "WRITE_K", address=20, x=Stream.M1)
-    bench.stream(4 + groups, Stream.M1, [300, -300] * (config.lanes // 2))
+    bench.issue(4 + groups, "kv", "WRITE_K", address=20, x=Stream.VXM)
+    bench.stream(4 + groups, Stream.VXM, [300, -300] * (config.lanes // 2))
     again = 4 + groups + timing(config).kv_write_to_read_out
     bench.instruction(again, "kv", "READ_OUT", n1=groups, address=20, s1=1)
     acc, faults, _ = bench.run(40)
@@ -137,12 +137,12 @@ def test_operand_only_when_taken():
     """K_INNER over four k steps of two parts: vectors on the first and third cycle."""
     for missing in range(4):
         bench = MxmBench(TINY, one_word(TINY, 1))
-        bench.instruction(4, "mxm", "MATMUL", n1=4, order=Order.K_INNER, x0=Stream.M0,
-                          x1=Stream.PERM)
+        bench.instruction(4, "mxm", "MATMUL", n1=4, order=Order.K_INNER, x0=Stream.CONST,
+                          x1=Stream.VXM)
         for at in range(4, 8):
-            bench.stream(at, Stream.M0, [1] * 8)
+            bench.stream(at, Stream.CONST, [1] * 8)
             if at - 4 != missing:
-                bench.stream(at, Stream.PERM, [1] * 8)
+                bench.stream(at, Stream.VXM, [1] * 8)
         _, faults, _ = bench.run(12)
         assert faults == ({(4 + missing, "mxm", Fault.OPERAND)} if missing in (0, 2) else set())
 
@@ -159,10 +159,10 @@ def test_operand_of_writes():
 def test_address_beyond_the_banks(address):
     """Refused and without effect."""
     bench = MxmBench(TINY, one_word(TINY, 1))
-    bench.issue(3, "mxm", "MATMUL", address=address, order=Order.HOLD, x0=Stream.M0, x1=Stream.M0)
+    bench.issue(3, "mxm", "MATMUL", address=address, order=Order.HOLD, x0=Stream.CONST, x1=Stream.CONST)
     for at, op in enumerate(("WRITE_K", "WRITE_V", "READ_OUT"), 3):
-        bench.issue(at, "kv", op, address=address, x=Stream.M0)
-        bench.stream(at, Stream.M0, [1] * 8)
+        bench.issue(at, "kv", op, address=address, x=Stream.CONST)
+        bench.stream(at, Stream.CONST, [1] * 8)
     one_step(bench, 8)
     bench.issue(30, "drain", "DRAIN")
     bench.instruction(20, "kv", "READ_OUT", n1=2, address=address & 31)
@@ -175,14 +175,14 @@ def test_address_beyond_the_banks(address):
 
 def test_encoding():
     bench = MxmBench(TINY, one_word(TINY, 1))
-    good = {"order": Order.HOLD, "x0": Stream.M0, "x1": Stream.M0}
+    good = {"order": Order.HOLD, "x0": Stream.CONST, "x1": Stream.CONST}
     bad = [("mxm", "MATMUL", good | {"order": 3}), ("mxm", "MATMUL", good | {"x0": 10}),
            ("mxm", "MATMUL", good | {"x1": 0}), ("mxm", 5, good), ("mxm", 0, good),
-           ("drain", 0, {}), ("drain", 5, {}), ("kv", 0, {"x": 1}), ("kv", 7, {"x": 1}),
+           ("drain", 0, {}), ("drain", 5, {}), ("kv", 0, {"x": 5}), ("kv", 7, {"x": 5}),
            ("kv", "WRITE_K", {"x": 0}), ("kv", "WRITE_V", {"x": 15})]
     for index, (queue, op, fields) in enumerate(bad):
         bench.issue(2 + index, queue, op, **fields)
-        bench.stream(2 + index, Stream.M0, [1] * 8)
+        bench.stream(2 + index, Stream.CONST, [1] * 8)
     # Not at fault: a read-out has no source.
     bench.issue(2 + len(bad), "kv", "READ_OUT", address=0, x=12)
     _, faults, _ = bench.run(8 + len(bad))
@@ -215,9 +215,9 @@ def test_parity(column, pair, bit):
         init[0] ^= 1 << bit
         bench.dut.bank(column, pair).memory.init = init
         for at, address in ((2, 8), (20, 9), (30, 10)):
-            bench.issue(at, "mxm", "MATMUL", address=address, order=Order.HOLD, x0=Stream.M0,
-                        x1=Stream.M0)
-            bench.stream(at, Stream.M0, [1] * 8)
+            bench.issue(at, "mxm", "MATMUL", address=address, order=Order.HOLD, x0=Stream.CONST,
+                        x1=Stream.CONST)
+            bench.stream(at, Stream.CONST, [1] * 8)
         bench.instruction(40, "kv", "READ_OUT", n1=4, address=8, s1=1)
         _, faults, _ = bench.run(60)
         # At the multiplier two cycles after the read; two more to collect (see `Mxm`).

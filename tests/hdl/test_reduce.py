@@ -156,14 +156,13 @@ def test_collision():
 
 
 def test_operand_and_encoding_faults():
-    bad = [({"x": Stream.M0}, Fault.OPERAND), ({"x": Stream.NONE}, Fault.ENCODING),
-           *[({"x": source}, Fault.ENCODING) for source in range(10, 16)],
-           *[({"x": Stream.M1, "op": op}, Fault.ENCODING) for op in range(16)
+    bad = [({"x": Stream.VXM}, Fault.OPERAND),
+           *[({"x": source}, Fault.ENCODING) for source in range(16) if source != Stream.VXM],
+           *[({"x": Stream.VXM, "op": op}, Fault.ENCODING) for op in range(16)
              if op not in OPS.values()]]
     run, lanes = bench(), TINY.lanes
-    for number, (fields, _) in enumerate(bad):
-        run.stream(7 * number + 1, Stream.M0, [0] * lanes)
-        run.stream(7 * number, Stream.M1, [0] * lanes)
+    for number, (fields, fault) in enumerate(bad):
+        run.stream(7 * number + (fault == Fault.OPERAND), Stream.VXM, [0] * lanes)
         run.issue(7 * number, **{"op": OPS["SUM"]} | fields)
     end = 7 * len(bad) + 10
     instruction(run, end, "SUM", [[3] * lanes], 0)

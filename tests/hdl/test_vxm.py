@@ -148,8 +148,8 @@ def test_whole_range(op):
     arguments = np.arange(-32768, 32768).reshape(-1, lanes)
     for cycle, a in enumerate(arguments):
         run.stream(cycle, Stream.M2, a)
-        run.stream(cycle, Stream.RED, [32767] * lanes)
-        run.issue(cycle, op=OPS[op], a=Stream.M2, c=Stream.RED, post=14)
+        run.stream(cycle, Stream.CONST, [32767] * lanes)
+        run.issue(cycle, op=OPS[op], a=Stream.M2, c=Stream.CONST, post=14)
     got, faults, _ = run.run(len(arguments) + 8)
     assert not faults
     want = {"SILU": numerics.silu, "GELU": numerics.gelu,
@@ -170,9 +170,9 @@ def test_every_shift():
         c = values(rng, False, TINY.lanes) >> 4
         run.stream(cycle, Stream.VXM, a)
         run.stream(cycle, Stream.M0, b)
-        run.stream(cycle, Stream.PERM, c)
+        run.stream(cycle, Stream.CONST, c)
         fields = {"pre": pre, "post": post, "b_float": exponent is not None, "wide": cycle % 3 > 0}
-        run.issue(cycle, op=OPS["MAC"], a=Stream.VXM, b=Stream.M0, c=Stream.PERM, **fields)
+        run.issue(cycle, op=OPS["MAC"], a=Stream.VXM, b=Stream.M0, c=Stream.CONST, **fields)
         want[cycle + 8] = numerics.mac(a, b, c, **fields)
     got, faults, _ = run.run(len(cases) + 8)
     assert not faults
@@ -182,8 +182,8 @@ def test_every_shift():
 
 def test_sources_of_32_bits_are_cut_for_b_and_c():
     run, lanes = bench(), TINY.lanes
-    run.stream(0, Stream.ACC, [0x18003] * lanes)
-    run.issue(0, op=OPS["MAC"], a=Stream.NONE, b=Stream.ACC, c=Stream.ACC)
+    run.stream(0, Stream.VXM, [0x18003] * lanes)
+    run.issue(0, op=OPS["MAC"], a=Stream.NONE, b=Stream.VXM, c=Stream.VXM)
     run.stream(1, Stream.VXM, [0x28002] * lanes)
     run.issue(1, op=OPS["MAC"], a=Stream.VXM, b=Stream.NONE, c=Stream.NONE, wide=1)
     run.issue(2, op=OPS["MAC"])
