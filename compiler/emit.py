@@ -9,7 +9,7 @@ from arch.isa import END_ALWAYS, END_IF_PROMPT, WAIT_BITS, Instruction
 from arch.queues import QUEUES
 from arch.timing import FIRST_ISSUE
 from compiler.errors import CapacityError
-from compiler.tasks import Affine, Program, Use
+from compiler.tasks import Affine, Program, Section, Use
 
 #: Cycles of a step behind the last END, for the queue to have seen it.
 END_MARGIN = 4
@@ -115,25 +115,19 @@ def emit(program: Program, order: tuple, rows: list, config: Config) -> tuple:
         emitter = _QueueEmitter(len(rows))
         _section(emitter, program.prologue, order[0], queue, registers,
                  [row.prologue for row in rows])
-        begin = len(emitter.entries)
-        body = list(_uses_in_order(program.body, order[1], queue))
-        if body:
-            # The NOPs of the way into the loop stay outside: the body begins at its first use.
-            firsts = [rows[r].body[body[0][0]] + body[0][1].offset(r + 1) for r in table_rows]
-            lead = [first - last for first, last in zip(firsts, emitter.last)]
-            emitter.settle(lead)
-            begin = len(emitter.entries)
-            _section(emitter, program.body, order[1], queue, registers,
-                     [row.body for row in rows])
-            stride = program.strides.get(queue)
-            back = [firsts[r] + rows[r].period - emitter.last[r] for r in table_rows]
-            emitter.loop(program.layers, begin, stride, back)
-            emitter.last = [last + rows[r].period * (program.layers - 1)
-                            for r, last in enumerate(emitter.last)]
+        _looped(emitter, Section(program.body, program.layers, program.strides), order[1], queue,
+                registers, [(row.body, row.period) for row in rows])
         emitter.end(END_IF_PROMPT)
         lengths[:, 1] = np.maximum(lengths[:, 1], np.add(emitter.last, END_MARGIN))
         _section(emitter, program.epilogue, order[2], queue, registers,
                  [row.epilogue for row in rows])
+        for number, section in enumerate(program.tail):
+            times = [row.tail[number] for row in rows]
+            if section.rounds == 1:
+                _section(emitter, section.tasks, order[3 + number], queue, registers,
+                         [starts for starts, _ in times])
+            else:
+                _looped(emitter, section, order[3 + number], queue, registers, times)
         emitter.end(END_ALWAYS)
         lengths[:, 0] = np.maximum(lengths[:, 0], np.add(emitter.last, END_MARGIN))
         words[queue], params[queue] = _encode(queue, emitter.entries, config, len(rows))
@@ -154,6 +148,24 @@ def _section(emitter, tasks, order, queue, registers, starts):
         emitter.issue(_instruction(use, registers),
                       [starts[r][index] + use.offset(r + 1) for r in rows],
                       [use.span(r + 1) for r in rows])
+
+
+def _looped(emitter, section, order, queue, registers, times):
+    """A section in a loop; ``times`` has its starts and its period in every row."""
+    uses = list(_uses_in_order(section.tasks, order, queue))
+    if not uses:
+        return
+    # The NOPs of the way into the loop stay outside: the body begins at its first use.
+    index, use = uses[0]
+    firsts = [starts[index] + use.offset(r + 1) for r, (starts, _) in enumerate(times)]
+    emitter.settle([first - last for first, last in zip(firsts, emitter.last)])
+    begin = len(emitter.entries)
+    _section(emitter, section.tasks, order, queue, registers, [starts for starts, _ in times])
+    back = [first + period - last
+            for first, (_, period), last in zip(firsts, times, emitter.last)]
+    emitter.loop(section.rounds, begin, section.strides.get(queue), back)
+    emitter.last = [last + period * (section.rounds - 1)
+                    for last, (_, period) in zip(emitter.last, times)]
 
 
 def _encode(queue, entries, config, rows):

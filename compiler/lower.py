@@ -11,7 +11,8 @@ import dataclasses
 import numpy as np
 
 from arch.config import Config
-from compiler import lower_attention, lower_ends, lower_ffn, lower_place, lower_rope
+from compiler import (lower_attention, lower_ends, lower_ffn, lower_place, lower_rope,
+                      lower_sampling)
 from compiler.layout import Heads
 from compiler.lower_state import Lowering
 from compiler.passes import Acc, Const, Mem
@@ -27,7 +28,8 @@ class Lowered:
     """Tasks and memory contents of a model on a machine.
 
     ``epilogues`` holds the tasks behind the last layer once per candidate lag between the logits'
-    matmul and their requantisation; the program has the first.
+    matmul and their requantisation; the program has the first. ``sampling`` is what the image says
+    of top-k and top-p, None without them: stages, and the addresses of their settings.
     """
     program: Program
     epilogues: tuple
@@ -37,6 +39,7 @@ class Lowered:
     kv_words: int
     mem_words: int
     heads: Heads
+    sampling: dict | None = None
 
 
 def _body(low: Lowering) -> tuple:
@@ -58,7 +61,8 @@ def finish(low: Lowering) -> Lowered:
     low.uniform = uniform(low.model)
     prologue, body = lower_ends.prologue(low), _body(low)
     epilogues = tuple(lower_ends.epilogue(low, lag) for lag in LOGIT_LAGS)
-    program = Program(prologue, body, epilogues[0], len(low.model.layers), low.strides)
+    tail = lower_sampling.tail(low) if low.sampling else ()
+    program = Program(prologue, body, epilogues[0], len(low.model.layers), low.strides, tail)
     heads, layers = low.heads, len(low.model.layers)
     kv_words = layers * (heads.k_vectors * low.config.groups * low.kv_tiles
                          + heads.v_vectors * low.v_words)
@@ -66,7 +70,8 @@ def finish(low: Lowering) -> Lowered:
     patterns[lower_ends.BROADCAST] = 0
     lower_rope.patterns(low, patterns)
     return Lowered(program, epilogues, patterns, low.constants.finish(), low.weights.finish(),
-                   kv_words, sum(low.mem.peak), heads)
+                   kv_words, sum(low.mem.peak), heads,
+                   {"stages": list(low.sampling), "words": low.setting} if low.sampling else None)
 
 
 def uniform(model: QuantModel):
@@ -87,12 +92,12 @@ def uniform(model: QuantModel):
     return first
 
 
-def lower(model: QuantModel, config: Config) -> Lowered:
-    """Tasks, weights and constants of a quantised model.
+def lower(model: QuantModel, config: Config, sampling: tuple = ()) -> Lowered:
+    """Tasks, weights and constants of a quantised model, with stages of `arch.selection`.
 
     Raises
     ------
     ModelError
         If the model does not fit the machine, with the resource and the shortage.
     """
-    return finish(Lowering(model, config))
+    return finish(Lowering(model, config, sampling))

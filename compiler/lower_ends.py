@@ -1,7 +1,7 @@
 """Both ends of a step: from the token to the residual, and from the residual to the next token."""
 from arch.isa import Index
 from arch.queues import Stream
-from compiler import lower_rope
+from compiler import lower_rope, lower_sampling
 from compiler.layout import too_large
 from compiler.lower_state import Lowering, chunks
 from compiler.passes import (Const, Feed, Mem, Perm, ReadOut, TaskBuilder, matmul_uses)
@@ -41,12 +41,14 @@ def epilogue(low: Lowering, logit_lag: int) -> tuple:
         low.pass_("final gain", "MAC", low.x_tiles, Mem(low.x2), Const(low.gain),
                   pre=gain.pre, post=gain.post, into=[Mem(low.final)], label="final")
     low.joined("logits", low.m_classifier, low.m_logits, 0, low.v_tiles)
+    if low.sampling:
+        lower_sampling.load(low)
     _logits(low, source, logit_lag)
     return tuple(low.tasks)
 
 
 def _logits(low: Lowering, source, logit_lag):
-    """All logits in one task: matmul, requantisation and sampling in lockstep."""
+    """All logits in one task: matmul, requantisation and sampling (or storing) in lockstep."""
     config, tiles = low.config, low.v_tiles
     task = TaskBuilder(config, "logits")
     pace = max(low.x_steps, task.timing.sample_gap)
@@ -63,10 +65,13 @@ def _logits(low: Lowering, source, logit_lag):
         task.use("drain", "DRAIN", lag + first * pace, count, d1=pace, accumulator=0)
     b = task.operand(Mem(low.m_logits), at, tiles, pace)
     requant = low.model.logits
-    task.use("vxm", "MAC", at, tiles, d1=pace, a=int(Stream.ACC), b=int(b), pre=requant.pre,
-             post=requant.post)
-    task.use("sample", "ARGMAX", at + task.timing.vxm - task.timing.sample_skew, tiles,
-             d1=pace, x=int(Stream.VXM))
+    fields = dict(a=int(Stream.ACC), b=int(b), pre=requant.pre, post=requant.post)
+    if low.sampling:
+        lower_sampling.keep_logits(low, task, at, pace, **fields)
+    else:
+        task.use("vxm", "MAC", at, tiles, d1=pace, **fields)
+        task.use("sample", "ARGMAX", at + task.timing.vxm - task.timing.sample_skew, tiles,
+                 d1=pace, x=int(Stream.VXM))
     # Within the task the ring is safe by construction; towards others it is one block.
     task.touches = [touch for touch in task.touches if touch.space != "acc"]
     task.touch("acc", 0, min(tiles, ring), ADD, task.timing.matmul_to_drain,

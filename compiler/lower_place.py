@@ -1,7 +1,7 @@
 """Memory contents: weights, KV cache, constants, and the addresses that the tasks use."""
 import numpy as np
 
-from compiler import lower_rope
+from compiler import lower_rope, lower_sampling
 from compiler.layout import ceil_div
 from compiler.lower_ffn import hidden_chunks
 from compiler.lower_state import Lowering
@@ -35,6 +35,8 @@ def place(low: Lowering) -> None:
         low.gain = constants.place(constants.channels(model.final_gain.m))
     low.eps = constants.place(eps_vector(model.eps_total, lanes)[None])
     lower_rope.place(low)
+    if low.sampling:
+        lower_sampling.place(low)
 
 
 def _place_layer(low: Lowering, layer) -> dict:

@@ -4,6 +4,7 @@ Accumulators, MEM buffers and the two allocators are fixed here before any task 
 pieces of the decoder (`compiler.lower_attention` and its neighbours) only name them.
 """
 from arch.config import Config
+from compiler import lower_sampling
 from compiler.errors import ModelError
 from compiler.layout import Constants, Vectors, Weights, ceil_div, heads_of, too_large
 from compiler.passes import Const, Mem, matmul, vector_pass
@@ -16,10 +17,13 @@ def chunks(count: int, size: int) -> list:
 
 
 class Lowering:
-    """Buffers, accumulators, addresses and tasks of one model on one machine."""
+    """Buffers, accumulators, addresses and tasks of one model on one machine.
 
-    def __init__(self, model: QuantModel, config: Config):
-        self.model, self.config = model, config
+    ``sampling`` names the stages of `arch.selection` that the program is to have.
+    """
+
+    def __init__(self, model: QuantModel, config: Config, sampling: tuple = ()):
+        self.model, self.config, self.sampling = model, config, sampling
         self.dims, self.heads = model.config, heads_of(model.config, config)
         if config.mem_banks != 4:
             raise ModelError(f"the decoder needs 4 MEM banks; profile {config.name!r} has "
@@ -76,6 +80,8 @@ class Lowering:
         self.silu, self.hidden = take("silu", 3, h, "ffn"), take("hidden", 0, h, "ffn")
         self.final = take("final", 2, self.x_tiles, "end")
         self.m_logits = take("m_logits", 1, self.v_tiles, "end")
+        if self.sampling:
+            lower_sampling.buffers(self)
         mem.check()
 
     def _score_slots(self):

@@ -87,7 +87,24 @@ class Compiled:
             add(program.body, [start + layer * times.period for start in times.body], layer)
         if not prompt:
             add(program.epilogue, times.epilogue, program.layers)
+            for section, (starts, period) in zip(program.tail, times.tail):
+                for number in range(section.rounds):
+                    add(section.tasks, [start + number * period for start in starts],
+                        program.layers + number)
         return sorted(found, key=lambda stored: (stored.cycle, stored.bank))
+
+    @property
+    def sampling(self) -> tuple:
+        """Stages of `arch.selection` that the program has."""
+        return tuple(self.lowered.sampling["stages"]) if self.lowered.sampling else ()
+
+    def selection_cycles(self, position: int) -> int:
+        """Cycles of a generate step from the last logit on, where the program has stages."""
+        if not self.sampling:
+            return 0
+        stored = self.stored(position)
+        return self.predicted(position) - max(item.cycle for item in stored
+                                              if item.label == "logits")
 
     def useful_macs(self, position: int) -> int:
         """Multiplications of a generate step that a model without padding needs."""
@@ -103,7 +120,7 @@ class Compiled:
                                              * self.config.macs_per_cycle)
 
     def report(self) -> dict:
-        """The figures of ``metronome compile --json``."""
+        """The figures of ``metronome compile --json``; the last two only of programs with stages."""
         config, lowered = self.config, self.lowered
         positions = range(self.model.context)
         word = config.macs_per_cycle
@@ -124,16 +141,22 @@ class Compiled:
             "cycles": [self.predicted(position) for position in positions],
             "mac_cycles": [ceil_div(self.useful_macs(position), word) for position in positions],
             "utilisation": [round(self.utilisation(position), 4) for position in positions],
-        }
+        } | ({} if not self.sampling else {
+            "sampling": list(self.sampling),
+            "selection_cycles": [self.selection_cycles(position) for position in positions],
+        })
 
 
-def compile_quantised(model: QuantModel, config: Config, tries: int = TRIES) -> Compiled:
+def compile_quantised(model: QuantModel, config: Config, tries: int = TRIES,
+                      sampling: tuple = ()) -> Compiled:
     """Lower, schedule and emit a quantised model.
 
     Parameters
     ----------
     tries : int
         Steps of local search over the order of tasks.
+    sampling : tuple of str
+        Stages of `arch.selection` between logits and sampler.
 
     Raises
     ------
@@ -141,7 +164,7 @@ def compile_quantised(model: QuantModel, config: Config, tries: int = TRIES) -> 
         If the model does not fit the machine.
     """
     rows = ceil_div(model.context, config.columns)
-    lowered = lower(model, config)
+    lowered = lower(model, config, sampling)
     verify_program(lowered.program, config)
     order, schedules = schedule(lowered.program, config, rows, tries)
     best = lowered.program, schedules
@@ -156,13 +179,16 @@ def compile_quantised(model: QuantModel, config: Config, tries: int = TRIES) -> 
     words, params, table = emit(lowered.program, order, schedules, config)
     meta = {"context": model.context, "vocabulary": model.config.vocab_size,
             "layers": model.config.n_layers}
+    if lowered.sampling:
+        meta["sampling"] = lowered.sampling
     image = Image(config, words, params, table, lowered.patterns, lowered.constants,
                   lowered.weights, meta)
     return Compiled(config, model, image, lowered, schedules, order)
 
 
 def compile_model(checkpoint: Checkpoint, config: Config, calibration_tokens=None,
-                  bos: int = 1, seed: int = 0, tries: int = TRIES) -> Compiled:
+                  bos: int = 1, seed: int = 0, tries: int = TRIES,
+                  sampling: tuple = ()) -> Compiled:
     """Compile a checkpoint for a machine.
 
     Parameters
@@ -171,6 +197,8 @@ def compile_model(checkpoint: Checkpoint, config: Config, calibration_tokens=Non
         Text that sets the activation scales; without it the model samples its own.
     bos : int
         First token of self-sampled text.
+    sampling : tuple of str
+        Stages of `arch.selection` between logits and sampler, in their order.
 
     Raises
     ------
@@ -184,18 +212,18 @@ def compile_model(checkpoint: Checkpoint, config: Config, calibration_tokens=Non
         calibration_tokens = calibrate.self_sampled(checkpoint, bos, seed)
     model = quantise(checkpoint, config, np.asarray(calibration_tokens), context)
     try:
-        return compile_quantised(model, config, tries)
+        return compile_quantised(model, config, tries, sampling)
     except CapacityError as error:
-        fits = [name for name in PROFILES if name != config.name and _fits(model, PROFILES[name])]
+        fits = [name for name in PROFILES if name != config.name and _fits(model, PROFILES[name], sampling)]
         hint = (f"it fits profile {' or '.join(repr(name) for name in fits)}" if fits
                 else "it fits no profile")
         raise CapacityError(f"{error}; {hint}") from None
 
 
-def _fits(model: QuantModel, config: Config) -> bool:
+def _fits(model: QuantModel, config: Config, sampling: tuple) -> bool:
     """Whether a model quantised for another machine has room on this one."""
     try:
-        compile_quantised(model, config, tries=0)
+        compile_quantised(model, config, 0, sampling)
     except ModelError:
         return False
     return True

@@ -31,6 +31,8 @@ class Schedule:
         Cycles from one layer to the next.
     generate, prompt : int
         Least cycles of a step: until everything begun is over.
+    tail : tuple of (list of int, int)
+        Per section of the program's tail: start per task in the first round, and the period.
     """
     prologue: list
     body: list
@@ -38,6 +40,7 @@ class Schedule:
     period: int
     generate: int
     prompt: int
+    tail: tuple = ()
 
 
 class _Memory:
@@ -237,23 +240,23 @@ def orders(program: Program, config: Config, rows: int, tries: int = 0) -> tuple
     """
     samples = sorted({1, (rows + 1) // 2, rows})
     found = []
-    for section in (program.prologue, program.body, program.epilogue):
-        body = section is program.body
-
-        def cost(order, section=section, body=body):
+    sections = [(program.prologue, False), (program.body, True), (program.epilogue, False),
+                *((section.tasks, section.rounds > 1) for section in program.tail)]
+    for section, loops in sections:
+        def cost(order, section=section, loops=loops):
             total = 0
             for n in samples:
                 starts, period = _section_length(section, order, n, config)
                 ends = max(start + use.offset(n) + use.span(n)
                            for task, start in zip(section, starts) for use in task.uses)
-                total += period if body else ends
+                total += period if loops else ends
             return total
         before = _dependencies(section, rows)
         candidates = [_list_order(section, n, config, weight, before)
                       for n in samples for weight in (0, 0.25, 1, 4, 100)]
         order = min(candidates, key=cost)
-        if body:
-            # The other sections run once and are chains.
+        if section is program.body:
+            # The other sections run once, or are chains.
             words = sum(touch.count(n) for n in samples for task in section
                         for touch in task.touches)
             order = _improve(section, order, cost, min(tries, SEARCH // words**2), before)
@@ -265,18 +268,42 @@ def solve_row(program: Program, order: tuple, n: int, config: Config) -> Schedul
     """The schedule of row ``n - 1`` under given orders."""
     memory, queues = _Memory(), _Queues(config)
     prologue = _solve(program.prologue, order[0], n, config, memory, queues, FIRST_ISSUE)
-    relative, period = _section_length(program.body, order[1], n, config)
-    shift = FIRST_ISSUE
-    for index in order[1]:
-        task = program.body[index]
-        shift = max(shift, memory.least_start(task, n) - relative[index],
-                    queues.least_start(task, n) - relative[index])
-    body = [start + shift for start in relative]
+    body, period = _looped(program.body, order[1], n, config, memory, queues)
     return finish_row(program, order, Schedule(prologue, body, [], period, 0, 0), n, config)
 
 
+def _looped(tasks, order, n, config, memory, queues) -> tuple:
+    """Starts of a section's first round, as early as what is committed allows, and its period."""
+    relative, period = _section_length(tasks, order, n, config)
+    shift = FIRST_ISSUE
+    for index in order:
+        shift = max(shift, memory.least_start(tasks[index], n) - relative[index],
+                    queues.least_start(tasks[index], n) - relative[index])
+    return [start + shift for start in relative], period
+
+
+def _tail(program, order, n, config, memory, queues) -> tuple:
+    """Starts and periods of the sections behind the epilogue; all is committed."""
+    found = []
+    for section, places in zip(program.tail, order[3:]):
+        if section.rounds == 1:
+            starts = _solve(section.tasks, places, n, config, memory, queues, FIRST_ISSUE)
+            found.append((starts, 0))
+            continue
+        starts, period = _looped(section.tasks, places, n, config, memory, queues)
+        for index in places:
+            last = starts[index] + (section.rounds - 1) * period
+            memory.commit(section.tasks[index], n, last)
+            queues.commit(section.tasks[index], n, last)
+        for queue in _first_issue(section.tasks, starts, n):
+            # The queue refills behind its loop.
+            queues.last[queue] += LOOP_WAIT_MIN - 1
+        found.append((starts, period))
+    return tuple(found)
+
+
 def finish_row(program: Program, order: tuple, row: Schedule, n: int, config: Config) -> Schedule:
-    """Solve the epilogue behind a row's prologue and body."""
+    """Solve what comes behind a row's prologue and body."""
     times, memory, queues = timing(config), _Memory(), _Queues(config)
     last = [start + (program.layers - 1) * row.period for start in row.body]
     for tasks, places, starts in ((program.prologue, order[0], row.prologue),
@@ -290,8 +317,12 @@ def finish_row(program: Program, order: tuple, row: Schedule, n: int, config: Co
     for queue in queues.last:
         queues.last[queue] += LOOP_WAIT_MIN - 1
     epilogue = _solve(program.epilogue, order[2], n, config, memory, queues, FIRST_ISSUE + 1)
+    tail = _tail(program, order, n, config, memory, queues)
     generate = max(_completion(program.epilogue, epilogue, n, times), prompt)
-    return dataclasses.replace(row, epilogue=epilogue, generate=generate, prompt=prompt)
+    for section, (starts, period) in zip(program.tail, tail):
+        last = [start + (section.rounds - 1) * period for start in starts]
+        generate = max(generate, _completion(section.tasks, last, n, times))
+    return dataclasses.replace(row, epilogue=epilogue, generate=generate, prompt=prompt, tail=tail)
 
 
 def _completion(tasks, starts, n, times) -> int:

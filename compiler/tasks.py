@@ -133,16 +133,26 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
+class Section:
+    """Tasks that run ``rounds`` times; ``strides`` is the step of the base address by queue."""
+    tasks: tuple
+    rounds: int = 1
+    strides: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
     """Tasks of one step: before the layers, of one layer (repeated), and after the last.
 
-    ``strides`` gives the step of the base address per layer and queue.
+    ``strides`` gives the step of the base address per layer and queue. ``tail`` holds the sections
+    behind the epilogue, which only a generate step has, like the epilogue.
     """
     prologue: tuple
     body: tuple
     epilogue: tuple
     layers: int
     strides: dict
+    tail: tuple = ()
 
 
 def make_use(queue, op, offset, n1=1, n2=1, d1=1, d2=1, label="", first=0, **fields) -> Use:

@@ -21,7 +21,8 @@ def verify_program(program: Program, config: Config) -> None:
     written = set()
     loaded = {"keys", "values"}
     for n in (1, config.param_rows):
-        for section in (program.prologue, program.body, program.epilogue):
+        for section in (program.prologue, program.body, program.epilogue,
+                        *(section.tasks for section in program.tail)):
             for task in section:
                 _verify_task(task, n, config)
                 for touch in task.touches:

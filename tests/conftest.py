@@ -24,6 +24,12 @@ def tiny(tiny_checkpoint):
 
 
 @pytest.fixture(scope="session")
+def choosy(tiny_checkpoint):
+    """The same model with top-k and top-p, whose rounds are loops."""
+    return compile_model(tiny_checkpoint, profile("tiny"), sampling=("top-k", "top-p"))
+
+
+@pytest.fixture(scope="session")
 def untied():
     """A model of three layers with its own classifier and an odd context, on profile small."""
     config = ModelConfig(dim=24, hidden_dim=20, n_layers=3, n_heads=3, n_kv_heads=1, vocab_size=70,

@@ -2,10 +2,12 @@
 import numpy as np
 
 from arch import numerics
+from arch.selection import Selection
 from compiler.pipeline import Compiled
 from sim.compare import Mismatch, compare_logits, compare_writes
 from sim.machine import Machine
 from sim.reference import Reference
+from sim.selection import Selector
 
 SEED = 5
 
@@ -21,7 +23,7 @@ def write_log(record, lanes: int) -> np.ndarray:
 
 
 def lockstep(compiled: Compiled, prompt: list, steps: int, temperature: int = 0,
-             machine: Machine = None) -> int:
+             machine: Machine = None, settings: Selection = None) -> int:
     """Run both from position 0 and compare everything; returns how many vectors were compared.
 
     Parameters
@@ -32,6 +34,8 @@ def lockstep(compiled: Compiled, prompt: list, steps: int, temperature: int = 0,
         Inverse temperature as in `arch.numerics.sampling_keys`; 0 is greedy.
     machine : Machine, optional
         Loaded with the image to run; without it, that of ``compiled``.
+    settings : Selection, optional
+        For a program with stages; its temperature takes the place of ``temperature``.
 
     Raises
     ------
@@ -41,6 +45,12 @@ def lockstep(compiled: Compiled, prompt: list, steps: int, temperature: int = 0,
     if machine is None:
         machine = Machine(config)
         machine.load(compiled.image)
+    if settings:
+        temperature = settings.register
+        words = compiled.image.meta["sampling"]["words"]
+        for address, row in settings.rows(words, config.lanes).items():
+            machine.constants[address] = row
+    selector = Selector(compiled.sampling, config.lanes, len(compiled.model.layers))
     reference, token, vectors = Reference(compiled.model, config), prompt[0], 0
     for position in range(steps):
         given = position + 1 < len(prompt)
@@ -49,6 +59,8 @@ def lockstep(compiled: Compiled, prompt: list, steps: int, temperature: int = 0,
         if record.cycles != compiled.predicted(position, given):
             raise Mismatch(f"position {position}: {record.cycles} cycles, expected "
                            f"{compiled.predicted(position, given)}")
+        if settings:
+            logits = selector(logits, settings, reference.kept)
         log = write_log(record, config.lanes)
         compare_writes(compiled, position, given, reference.kept, log)
         vectors += len(log)

@@ -32,12 +32,17 @@ def scheduled(compiled, row, prompt):
                          layer))
     if not prompt:
         sections.append((built.epilogue, solved.epilogue, 0))
+    sections = [(*section, built.strides) for section in sections]
+    if not prompt:
+        for section, (starts, period) in zip(built.tail, solved.tail):
+            sections += [(section.tasks, [start + number * period for start in starts], number,
+                          section.strides) for number in range(section.rounds)]
     found = []
-    for tasks, starts, layer in sections:
+    for tasks, starts, layer, strides in sections:
         for task, start in zip(tasks, starts):
             for use in task.uses:
                 fields, cycle = use.instruction.fields, start + use.offset(n)
-                base = fields.get("address", 0) + layer * built.strides.get(use.queue, 0)
+                base = fields.get("address", 0) + layer * strides.get(use.queue, 0)
                 plain = tuple(fields.get(name, 0) for name in PLAIN)
                 for i in range(use.n2(n)):
                     for j in range(use.n1(n)):
@@ -60,7 +65,7 @@ def emitted(compiled, row, prompt):
     return sorted(found)
 
 
-@pytest.mark.parametrize("name", ["tiny", "untied", "many_heads"])
+@pytest.mark.parametrize("name", ["tiny", "choosy", "untied", "many_heads"])
 @pytest.mark.parametrize("prompt", [False, True])
 def test_issues_are_those_of_the_schedule(name, prompt, request):
     compiled = request.getfixturevalue(name)

@@ -171,7 +171,12 @@ def unrolled(built, row):
     for layer in range(built.layers):
         found += [(task, start + layer * row.period, f"layer {layer}")
                   for task, start in zip(built.body, row.body)]
-    return found + [(task, start, "epilogue") for task, start in zip(built.epilogue, row.epilogue)]
+    found += [(task, start, "epilogue") for task, start in zip(built.epilogue, row.epilogue)]
+    for number, (section, (starts, period)) in enumerate(zip(built.tail, row.tail)):
+        for round_ in range(section.rounds):
+            found += [(task, start + round_ * period, f"tail {number}, round {round_}")
+                      for task, start in zip(section.tasks, starts)]
+    return found
 
 
 def check_accesses(built, row, n):
@@ -211,7 +216,7 @@ def issues(built, row, n):
     return {queue: sorted(found) for queue, found in cycles.items()}
 
 
-@pytest.fixture(params=["tiny", "untied", "many_heads"])
+@pytest.fixture(params=["tiny", "choosy", "untied", "many_heads"])
 def compiled(request):
     return request.getfixturevalue(request.param)
 
@@ -256,7 +261,7 @@ def legal_behind(task, start, earlier, n):
     """Whether ``task`` may start at ``start`` behind tasks whose starts are fixed."""
     times = timing(TINY)
     rows = Program((), (*(other for other, _ in earlier), task), (), 1, {})
-    cycles = type("Row", (), dict(prologue=[], epilogue=[], period=0,
+    cycles = type("Row", (), dict(prologue=[], epilogue=[], period=0, tail=(),
                                   body=[at for _, at in earlier] + [start]))
     try:
         check_accesses(rows, cycles, n)

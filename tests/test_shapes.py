@@ -11,6 +11,7 @@ import pytest
 from arch.config import Config, profile
 from arch.faults import ScheduleError
 from arch.numerics import inverse_temperature
+from arch.selection import STEPS, Selection
 from compiler.checkpoint import ModelConfig, random_checkpoint
 from compiler.errors import CapacityError
 from compiler.pipeline import compile_model
@@ -117,3 +118,31 @@ def test_narrow_model():
 def test_check_of_a_context_that_ends_within_a_row(untied):
     assert untied.model.context % untied.config.columns
     check_schedule(untied.image)
+
+
+@pytest.mark.parametrize("stage, settings", [("top-k", Selection(0.8, top_k=5)),
+                                             ("top-p", Selection(1.7, top_p=0.6))])
+def test_selection(tiny_checkpoint, stage, settings):
+    """Top-k or top-p on the machine: every vector of every round, and every cycle."""
+    compiled = compile_model(tiny_checkpoint, profile("tiny"), tries=0, sampling=(stage,))
+    check_schedule(compiled.image)
+    # Excess, low and state of every round are stored, and as many writes come on top.
+    assert lockstep(compiled, [1, 2], 10, settings=settings) > 9 * 3 * len(STEPS[stage])
+
+
+def test_selection_of_both(choosy):
+    """Both stages; other settings, and none, need no other program."""
+    check_schedule(choosy.image)
+    assert lockstep(choosy, [1, 2], 10, settings=Selection(1.0, top_k=20, top_p=0.9)) > 9 * 81
+    assert lockstep(choosy, [1, 2], 3, settings=Selection(0)) > 0
+    assert choosy.sampling == ("top-k", "top-p")
+
+
+def test_selection_with_whole_vectors():
+    """A vocabulary without lanes to mask, on other latencies, over two rows."""
+    config = profile("small").replace(vxm_stages=2, mem_stages=1, reduce_stages=3, const_stages=1)
+    model = ModelConfig(dim=32, hidden_dim=20, n_layers=1, n_heads=4, n_kv_heads=2, vocab_size=64,
+                        seq_len=10, tied=True)
+    compiled = compile_model(random_checkpoint(model, 4), config, sampling=("top-k", "top-p"))
+    check_schedule(compiled.image)
+    assert lockstep(compiled, [1], 10, settings=Selection(1.2, top_k=9, top_p=0.5)) > 0
