@@ -132,7 +132,7 @@ def _work(checkpoint: Checkpoint) -> dict:
     """Useful multiplications of a step: of all layers, of the logits, and per token of context."""
     model = checkpoint.config
     weights = (2 * model.dim * model.dim + 2 * model.dim * model.kv_dim
-               + 3 * model.dim * model.hidden_dim)
+               + (3 if model.activation == "silu_gated" else 2) * model.dim * model.hidden_dim)
     return {"layers": model.n_layers * weights, "logits": model.vocab_size * model.dim,
             "per_context": 2 * model.n_layers * model.dim}
 
@@ -380,9 +380,7 @@ def reference_logits(program: Program) -> Callable:
     compiled = _compiled(program, "the reference")
 
     def logits(ids) -> np.ndarray:
-        reference = Reference(compiled.model, compiled.config)
-        return np.array([reference.step(int(token), position)
-                         for position, token in enumerate(ids)])
+        return Reference(compiled.model, compiled.config).logits(ids)
     return logits
 
 

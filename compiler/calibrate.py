@@ -22,10 +22,11 @@ class Activations:
     layers : list of dict of str to float array
         Per layer: ``x_att``, ``x_ffn`` [tokens, dim] (residual before the norms), ``q`` [tokens,
         heads, size] and ``k`` (after RoPE), ``q_raw``, ``k_raw`` (before), ``v`` [tokens,
-        kv_heads, size], ``att`` [tokens, heads * size], ``gate``, ``up``, ``hidden`` [tokens,
-        hidden_dim], ``x_out`` [tokens, dim].
+        kv_heads, size], ``att`` [tokens, heads * size], ``gate``, ``hidden`` [tokens, hidden_dim],
+        ``up`` where there is one, ``x_out`` [tokens, dim].
     embedding, final : float array, [tokens, dim]
-        Residual at the beginning and before the final norm.
+        Residual at the beginning and before the final norm. With LayerNorm the mean over the
+        channels is taken off every residual.
     logits : float array, [tokens, vocab]
     """
     layers: list
@@ -55,74 +56,110 @@ def _normalised(x, gain, eps):
     return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + eps) * gain
 
 
-def run(checkpoint: Checkpoint, tokens: np.ndarray) -> Activations:
-    """Forward pass over ``tokens`` [batch, length], every vector kept."""
-    config, (batch, length) = checkpoint.config, tokens.shape
-    size, group = config.head_size, config.n_heads // config.n_kv_heads
-    angles = rope_angles(checkpoint, length)
-    future = np.triu(np.full((length, length), -np.inf, np.float32), 1)
-    flat = lambda a: a.reshape(batch * length, *a.shape[2:])  # noqa: E731
-    x = checkpoint.embedding[tokens]
-    embedding, layers = flat(x), []
-    for layer in range(config.n_layers):
-        kept = {"x_att": flat(x)}
-        n = _normalised(x, checkpoint.norm_att[layer], config.norm_eps)
-        q_raw = (n @ checkpoint.wq[layer].T).reshape(batch, length, config.n_heads, size)
-        k_raw = (n @ checkpoint.wk[layer].T).reshape(batch, length, config.n_kv_heads, size)
-        v = (n @ checkpoint.wv[layer].T).reshape(batch, length, config.n_kv_heads, size)
-        q, k = _rotate(q_raw, angles), _rotate(k_raw, angles)
-        scores = np.einsum("bthd,bshd->bhts", q, np.repeat(k, group, 2)) / np.sqrt(size) + future
+def _silu(x):
+    with np.errstate(over="ignore"):
+        return x / (1 + np.exp(-x))
+
+
+def gelu(x):
+    """GELU by tanh, as GPT-2 has it."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+class _Decoder:
+    """A checkpoint on a batch of sequences, with the keys and values so far."""
+
+    def __init__(self, checkpoint: Checkpoint, batch: int, length: int):
+        self.checkpoint, self.config = checkpoint, checkpoint.config
+        config = self.config
+        cache = (config.n_layers, batch, length, config.n_kv_heads, config.head_size)
+        self.keys, self.values = np.zeros(cache, np.float32), np.zeros(cache, np.float32)
+        self.angles = rope_angles(checkpoint, length) if config.positions == "rope" else None
+
+    def forward(self, tokens: np.ndarray, start: int) -> tuple:
+        """Tokens [batch, count] at ``start`` and on: kept vectors by layer, the residual before
+        the first and after the last layer, logits; [batch, count, ...] all of them."""
+        c, config = self.checkpoint, self.config
+        x = c.embedding[tokens]
+        if config.positions == "learned":
+            x = x + c.positions[start:start + tokens.shape[1]]
+        x = first = self._centred(x)
+        layers = []
+        for layer in range(config.n_layers):
+            x, kept = self._layer(layer, x, start)
+            layers.append(kept)
+        n = self._norm("final", None, x)
+        return layers, first, x, n @ c.classifier.T
+
+    def _centred(self, x):
+        return x - x.mean(-1, keepdims=True) if self.config.norm == "layer" else x
+
+    def _norm(self, name, layer, x):
+        at = slice(None) if layer is None else layer
+        n = _normalised(self._centred(x), getattr(self.checkpoint, f"norm_{name}")[at],
+                        self.config.norm_eps)
+        bias = getattr(self.checkpoint, f"norm_{name}_bias")
+        return n if bias is None else n + bias[at]
+
+    def _linear(self, name, layer, x):
+        y = x @ getattr(self.checkpoint, f"w{name}")[layer].T
+        bias = getattr(self.checkpoint, f"b{name}", None)
+        return y if bias is None else y + bias[layer]
+
+    def _layer(self, layer, x, start):
+        kept = {"x_att": x}
+        x = self._centred(x + self._linear("o", layer, self._attention(layer, x, start, kept)))
+        kept["x_ffn"] = x
+        n = self._norm("ffn", layer, x)
+        kept["gate"] = gate = self._linear("1", layer, n)
+        if self.config.activation == "silu_gated":
+            kept["up"] = self._linear("3", layer, n)
+            kept["hidden"] = _silu(gate) * kept["up"]
+        else:
+            kept["hidden"] = gelu(gate)
+        x = kept["x_out"] = self._centred(x + self._linear("2", layer, kept["hidden"]))
+        return x, kept
+
+    def _attention(self, layer, x, start, kept):
+        config, (batch, count) = self.config, x.shape[:2]
+        size, group, end = config.head_size, config.n_heads // config.n_kv_heads, start + count
+        n = self._norm("att", layer, x)
+        for name in "qkv":
+            kept[name] = self._linear(name, layer, n).reshape(batch, count, -1, size)
+        kept["q_raw"], kept["k_raw"] = kept["q"], kept["k"]
+        if config.positions == "rope":
+            for name in "qk":
+                kept[name] = _rotate(kept[name], self.angles[start:end])
+        keys, values = self.keys[layer, :, :end], self.values[layer, :, :end]
+        keys[:, start:], values[:, start:] = kept["k"], kept["v"]
+        q = kept["q"].reshape(batch, count, config.n_kv_heads, group, size)
+        scores = np.einsum("btkgd,bskd->bkgts", q, keys) / np.sqrt(size)
+        future = np.arange(end) > np.arange(start, end)[:, None]
+        scores = np.where(future, -np.inf, scores)
         p = np.exp(scores - scores.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
-        att = np.einsum("bhts,bshd->bthd", p, np.repeat(v, group, 2)).reshape(batch, length, -1)
-        x = x + att @ checkpoint.wo[layer].T
-        kept |= {"q_raw": flat(q_raw), "k_raw": flat(k_raw), "q": flat(q), "k": flat(k),
-                 "v": flat(v), "att": flat(att), "x_ffn": flat(x)}
-        n = _normalised(x, checkpoint.norm_ffn[layer], config.norm_eps)
-        gate, up = n @ checkpoint.w1[layer].T, n @ checkpoint.w3[layer].T
-        with np.errstate(over="ignore"):
-            hidden = gate / (1 + np.exp(-gate)) * up
-        x = x + hidden @ checkpoint.w2[layer].T
-        kept |= {"gate": flat(gate), "up": flat(up), "hidden": flat(hidden), "x_out": flat(x)}
-        layers.append(kept)
-    logits = _normalised(x, checkpoint.norm_final, config.norm_eps) @ checkpoint.classifier.T
-    return Activations(layers, embedding, flat(x), flat(logits))
+        kept["att"] = np.einsum("bkgts,bskd->btkgd", p, values).reshape(batch, count, -1)
+        return kept["att"]
+
+
+def run(checkpoint: Checkpoint, tokens: np.ndarray) -> Activations:
+    """Forward pass over ``tokens`` [batch, length], every vector kept."""
+    flat = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
+    layers, first, last, logits = _Decoder(checkpoint, *tokens.shape).forward(tokens, 0)
+    return Activations([{name: flat(kept) for name, kept in layer.items()} for layer in layers],
+                       flat(first), flat(last), flat(logits))
 
 
 def self_sampled(checkpoint: Checkpoint, bos: int, seed: int = 0, sequences: int = SEQUENCES,
                  length: int = LENGTH) -> np.ndarray:
     """Tokens [sequences, length] drawn from the model itself at temperature 1, BOS first."""
-    config = checkpoint.config
-    length = min(length, config.seq_len)
-    size, group = config.head_size, config.n_heads // config.n_kv_heads
+    length = min(length, checkpoint.config.seq_len)
     rng = np.random.default_rng(seed)
-    angles = rope_angles(checkpoint, length)
-    keys = np.zeros((config.n_layers, sequences, length, config.n_kv_heads, size), np.float32)
-    values = np.zeros_like(keys)
     tokens = np.full((sequences, length), bos, np.int64)
+    decoder = _Decoder(checkpoint, sequences, length)
     for position in range(length - 1):
-        x = checkpoint.embedding[tokens[:, position]]
-        here = angles[position:position + 1]
-        for layer in range(config.n_layers):
-            n = _normalised(x, checkpoint.norm_att[layer], config.norm_eps)
-            q = _rotate((n @ checkpoint.wq[layer].T).reshape(sequences, 1, -1, size), here)
-            k = _rotate((n @ checkpoint.wk[layer].T).reshape(sequences, 1, -1, size), here)
-            keys[layer, :, position] = k[:, 0]
-            values[layer, :, position] = (n @ checkpoint.wv[layer].T).reshape(sequences, -1, size)
-            past = slice(0, position + 1)
-            q = q[:, 0].reshape(sequences, config.n_kv_heads, group, size)
-            scores = np.einsum("bkgd,bskd->bkgs", q, keys[layer, :, past]) / np.sqrt(size)
-            p = np.exp(scores - scores.max(-1, keepdims=True))
-            p /= p.sum(-1, keepdims=True)
-            att = np.einsum("bkgs,bskd->bkgd", p, values[layer, :, past])
-            x = x + att.reshape(sequences, -1) @ checkpoint.wo[layer].T
-            n = _normalised(x, checkpoint.norm_ffn[layer], config.norm_eps)
-            gate = n @ checkpoint.w1[layer].T
-            with np.errstate(over="ignore"):
-                hidden = gate / (1 + np.exp(-gate)) * (n @ checkpoint.w3[layer].T)
-            x = x + hidden @ checkpoint.w2[layer].T
-        logits = (_normalised(x, checkpoint.norm_final, config.norm_eps)
-                  @ checkpoint.classifier.T).astype(np.float64)
+        logits = decoder.forward(tokens[:, position:position + 1], position)[-1][:, 0]
         # Gumbel-max draws from the softmax without forming it.
+        logits = logits.astype(np.float64)
         tokens[:, position + 1] = np.argmax(logits + rng.gumbel(size=logits.shape), -1)
     return tokens

@@ -16,7 +16,7 @@ from compiler import (lower_attention, lower_ends, lower_ffn, lower_place, lower
 from compiler.layout import Heads
 from compiler.lower_state import Lowering
 from compiler.passes import Acc, Const, Mem
-from compiler.quantise import QuantModel
+from compiler.quantised import QuantModel, Requant
 from compiler.tasks import Program
 
 #: Least cycles tried between the first step of the logits' matmul and its first drain.
@@ -47,10 +47,10 @@ def _body(low: Lowering) -> tuple:
     low.tasks = []
     layer = low.uniform
     lower_attention.projections(low, layer)
+    addend = low.biased("att", "o", layer.o)
     lower_attention.attention(low, layer)
-    low.pass_("attention output", "MAC", low.x_tiles, Acc(0), Const(low.at["m_o"]),
-              Mem(low.x2), pre=layer.o.pre, post=layer.o.post,
-              into=[Mem(low.x), Mem(low.x2)], label="x_mid")
+    low.pass_("attention output", "MAC", low.x_tiles, Acc(0), Const(low.at["m_o"]), addend,
+              pre=layer.o.pre, post=layer.o.post, into=[Mem(low.x), Mem(low.x2)], label="x_mid")
     lower_ffn.feed_forward(low, layer)
     return tuple(low.tasks)
 
@@ -67,8 +67,9 @@ def finish(low: Lowering) -> Lowered:
     kv_words = layers * (heads.k_vectors * low.config.groups * low.kv_tiles
                          + heads.v_vectors * low.v_words)
     patterns = np.full((low.config.patterns, low.config.lanes), -1)
-    patterns[lower_ends.BROADCAST] = 0
-    lower_rope.patterns(low, patterns)
+    lower_ends.patterns(low, patterns)
+    if low.model.rope is not None:
+        lower_rope.patterns(low, patterns)
     return Lowered(program, epilogues, patterns, low.constants.finish(), low.weights.finish(),
                    kv_words, sum(low.mem.peak), heads,
                    {"stages": list(low.sampling), "words": low.setting} if low.sampling else None)
@@ -85,7 +86,7 @@ def uniform(model: QuantModel):
             if field.name.startswith("w"):
                 continue
             mine, theirs = getattr(layer, field.name), getattr(first, field.name)
-            if hasattr(mine, "pre"):
+            if isinstance(mine, Requant):
                 mine, theirs = (mine.pre, mine.post), (theirs.pre, theirs.post)
             if mine != theirs:
                 raise AssertionError(f"layer {number}: {field.name} differs from layer 0")

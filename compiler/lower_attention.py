@@ -4,7 +4,7 @@ from arch.queues import Stream
 from compiler import lower_rope
 from compiler.lower_state import Lowering, chunks
 from compiler.passes import Acc, Const, Feed, Mem, TaskBuilder
-from compiler.tasks import WRITE, N
+from compiler.tasks import READ, WRITE, N
 
 
 def projections(low: Lowering, layer) -> None:
@@ -39,9 +39,35 @@ def projections(low: Lowering, layer) -> None:
                 task.touch("values", first, count, WRITE, seen)
             low.pass_(f"v {first} requantise", "MAC", count, tail=write, **source)
             continue
-        low.pass_(f"{name} {first} requantise", "MAC", count, label="qk_raw",
-                  first=base + first, into=[Mem(low.raw, base + first)], **source)
-        lower_rope.turn(low, layer, name, base, first, count)
+        if low.model.rope is None:
+            into = Mem(low.k, first) if name == "k" else Mem(low.q, first)
+            bias = Const(at["bias_q"] + first) if name == "q" else None
+            low.pass_(f"{name} {first} requantise", "MAC", count, c=bias, label=name, first=first,
+                      into=[into], **source)
+        else:
+            low.pass_(f"{name} {first} requantise", "MAC", count, label="qk_raw",
+                      first=base + first, into=[Mem(low.raw, base + first)], **source)
+            lower_rope.turn(low, name, base, first, count)
+        if name == "k":
+            _write_keys(low, layer, first, count)
+
+
+def _write_keys(low: Lowering, layer, first, count):
+    """Key vectors into the cache, each in ``groups`` parts, rounded to 8 bits on the way."""
+    config, groups, halves = low.config, low.config.groups, first * low.config.groups
+    task = TaskBuilder(config, f"k {first} write")
+    issue = -task.timing.mem_read
+    task.use(f"r{low.k.bank}", "READ", issue, groups, count, address=low.k.base + first, s1=0,
+             s2=1)
+    task.touch(f"m{low.k.bank}", low.k.base + first, count, READ, issue, issue + groups - 1,
+               gap=groups)
+    task.use("vxm", "MAC", 0, groups * count, a=int(Stream.M0) + low.k.bank, post=layer.k_shift)
+    done = task.timing.vxm
+    task.use("kv", "WRITE_K", done, groups * count, index=int(Index.POSITION),
+             address=low.at["keys"] + halves * low.kv_tiles, s1=low.kv_tiles,
+             index_shift=config.lanes.bit_length() - 1, x=int(Stream.VXM))
+    task.touch("keys", halves, groups * count, WRITE, done + task.timing.kv_write_to_matmul)
+    low.tasks.append(task.done())
 
 
 def attention(low: Lowering, layer) -> None:

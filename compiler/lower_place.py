@@ -5,7 +5,7 @@ from compiler import lower_rope, lower_sampling
 from compiler.layout import ceil_div
 from compiler.lower_ffn import hidden_chunks
 from compiler.lower_state import Lowering
-from compiler.quantise import eps_vector
+from compiler.quantised import Rows, eps_vector
 
 
 def place(low: Lowering) -> None:
@@ -17,26 +17,37 @@ def place(low: Lowering) -> None:
     low.at = begin
     low.strides = {"mxm": second["wq"] - begin["wq"], "kv": second["wq"] - begin["wq"],
                    "const": second["m_qkv"] - begin["m_qkv"]}
-    # Embedding, k-major, so that the tile of a token is the fastest index of its words.
-    steps = low.x_tiles * low.config.groups
-    words = weights.tiles(model.embedding)
-    padded = np.zeros((words.shape[0], steps) + words.shape[2:], np.int8)
-    padded[:, :words.shape[1]] = words
-    low.embedding = weights.place(padded.transpose(1, 0, 2, 3))
+    low.embedding = _place_rows(low, model.embedding)
+    low.m_embedding = constants.place(constants.channels(model.embedding.m))
+    if model.positions is not None:
+        low.positions = _place_rows(low, model.positions)
+        low.m_positions = constants.place(constants.channels(model.positions.m))
+    if model.offsets is not None:
+        low.offsets = constants.place(constants.channels(model.offsets))
     low.classifier, low.classifier_strides = low.embedding, (low.v_tiles, 1)
     if not low.dims.tied:
         low.classifier = weights.place(weights.tiles(model.classifier))
         low.classifier_strides = (1, low.x_steps)
-    low.m_embedding = constants.place(constants.channels(model.embedding_m))
     low.m_classifier = low.m_embedding
     if not low.dims.tied:
         low.m_classifier = constants.place(constants.channels(model.logits.m))
     if model.final_gain is not None:
         low.gain = constants.place(constants.channels(model.final_gain.m))
+        if model.final_gain.bias is not None:
+            low.final_bias = constants.place(constants.channels(model.final_gain.bias))
     low.eps = constants.place(eps_vector(model.eps_total, lanes)[None])
-    lower_rope.place(low)
+    if model.rope is not None:
+        lower_rope.place(low)
     if low.sampling:
         lower_sampling.place(low)
+
+
+def _place_rows(low: Lowering, table: Rows) -> int:
+    """A table of rows, k-major, so that the tile of a row is the fastest index of its words."""
+    words = low.weights.tiles(table.rows)
+    padded = np.zeros((words.shape[0], low.x_tiles * low.config.groups) + words.shape[2:], np.int8)
+    padded[:, :words.shape[1]] = words
+    return low.weights.place(padded.transpose(1, 0, 2, 3))
 
 
 def _place_layer(low: Lowering, layer) -> dict:
@@ -50,11 +61,11 @@ def _place_layer(low: Lowering, layer) -> dict:
     columns = np.where(attended >= 0, attended, 0).reshape(-1)
     wo = layer.wo[:, columns] * (attended.reshape(-1) >= 0)
     at["wo"] = weights.place(weights.tiles(wo).transpose(1, 0, 2, 3))
-    gate, up = weights.tiles(layer.w1), weights.tiles(layer.w3)
+    first_projections = [weights.tiles(w) for w in (layer.w1, layer.w3) if w is not None]
     at["w13"] = weights.size
     for first, count in hidden_chunks(low.h_tiles):
-        weights.place(gate[first:first + count])
-        weights.place(up[first:first + count])
+        for words in first_projections:
+            weights.place(words[first:first + count])
     at["w2"] = weights.place(weights.tiles(layer.w2).transpose(1, 0, 2, 3))
     low.w2_steps = ceil_div(low.dims.hidden_dim, low.config.rows)
     # Whole key vectors are written, with the padding behind the last head.
@@ -70,10 +81,16 @@ def _place_layer(low: Lowering, layer) -> dict:
         constants.channels(layer.v.m)]))
     at["m_scores"] = constants.place(np.repeat(layer.scores.m[:, None], low.config.lanes, 1))
     at["m_o"] = constants.place(constants.channels(layer.o.m))
-    gate, up = constants.channels(layer.gate.m), constants.channels(layer.up.m)
+    first_multipliers = [constants.channels(requant.m) for requant in (layer.gate, layer.up)
+                         if requant is not None]
     at["m_ffn"] = len(constants.rows)
     for first, count in hidden_chunks(low.h_tiles):
-        constants.place(gate[first:first + count])
-        constants.place(up[first:first + count])
+        for vectors in first_multipliers:
+            constants.place(vectors[first:first + count])
     at["m_down"] = constants.place(constants.channels(layer.down.m))
+    for name in ("q", "o", "gate", "down"):
+        bias = getattr(layer, name).bias
+        if bias is not None:
+            bias = spread(bias, heads.count) if name == "q" else bias
+            at[f"bias_{name}"] = constants.place(constants.channels(bias))
     return at

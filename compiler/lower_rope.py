@@ -7,8 +7,7 @@ from arch.queues import Stream
 from compiler.layout import Heads, ceil_div
 from compiler.lower_state import Lowering
 from compiler.passes import Const, Mem, Perm, TaskBuilder
-from compiler.quantise import ROPE_FRACTION, QuantModel
-from compiler.tasks import READ, WRITE
+from compiler.quantised import ROPE_FRACTION, QuantModel
 
 #: Rows of the permutation table.
 SWAP, SPREAD_COS, SPREAD_SIN = 0, 1, 2
@@ -86,10 +85,9 @@ def factors(low: Lowering) -> None:
               label="sin")
 
 
-def turn(low: Lowering, layer, name, base, first, count) -> None:
-    """RoPE on raw vectors of q or k; keys go on into the cache."""
-    config, heads, positions = low.config, low.heads, int(Index.POSITION)
-    period, at = heads.period, base + first
+def turn(low: Lowering, name, base, first, count) -> None:
+    """RoPE on raw vectors of q or k."""
+    period, at = low.heads.period, base + first
     factor = lambda buffer: (Mem(buffer, stride=0) if period == 1  # noqa: E731
                              else Mem(buffer, period=period))
     low.pass_(f"{name} {first} sine", "MAC", count, Perm(Mem(low.raw, at), SWAP),
@@ -98,21 +96,3 @@ def turn(low: Lowering, layer, name, base, first, count) -> None:
     target = Mem(low.k, first) if name == "k" else Mem(low.q, first)
     low.pass_(f"{name} {first} cosine", "MAC", count, Mem(low.raw, at), factor(low.cos),
               Mem(low.turn, at), post=ROPE_FRACTION, into=[target], label=name, first=first)
-    if name == "q":
-        return
-    groups = config.groups
-    task = TaskBuilder(config, f"k {first} write")
-    issue = -task.timing.mem_read
-    task.use(f"r{low.k.bank}", "READ", issue, groups, count,
-             address=low.k.base + first, s1=0, s2=1)
-    task.touch(f"m{low.k.bank}", low.k.base + first, count, READ, issue,
-               issue + groups - 1, gap=groups)
-    task.use("vxm", "MAC", 0, groups * count, a=int(Stream.M0) + low.k.bank,
-             post=layer.k_shift)
-    done = task.timing.vxm
-    halves = first * groups
-    task.use("kv", "WRITE_K", done, groups * count, index=positions,
-             address=low.at["keys"] + halves * low.kv_tiles, s1=low.kv_tiles,
-             index_shift=config.lanes.bit_length() - 1, x=int(Stream.VXM))
-    task.touch("keys", halves, groups * count, WRITE, done + task.timing.kv_write_to_matmul)
-    low.tasks.append(task.done())

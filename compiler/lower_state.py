@@ -8,7 +8,7 @@ from compiler import lower_sampling
 from compiler.errors import ModelError
 from compiler.layout import Constants, Vectors, Weights, ceil_div, heads_of, too_large
 from compiler.passes import Const, Mem, matmul, vector_pass
-from compiler.quantise import NORM_POST, QuantModel
+from compiler.quantised import NORM_POST, QuantModel
 
 
 def chunks(count: int, size: int) -> list:
@@ -62,11 +62,15 @@ class Lowering:
         take = (mem := Vectors(config)).take
         self.mem = mem
         self.x, self.x2 = take("x", 0, self.x_tiles), take("x2", 1, self.x_tiles + 1)
-        self.cos, self.sin = take("cos", 1, heads.period), take("sin", 1, heads.period)
         self.scale, self.r = take("scale", 1, 1), take("r", 3, 1)
+        if self.model.rope is not None:
+            self.cos, self.sin = take("cos", 1, heads.period), take("sin", 1, heads.period)
+        if self.dims.biases:
+            self.with_bias = take("biased", 3, self.x_tiles)
         q, k, v = heads.q_vectors, heads.k_vectors, heads.v_vectors
         self.m_qkv = take("m_qkv", 1, q + k + v, "att")
-        self.raw, self.turn = take("raw", 2, q + k, "att"), take("turn", 3, q + k, "att")
+        if self.model.rope is not None:
+            self.raw, self.turn = take("raw", 2, q + k, "att"), take("turn", 3, q + k, "att")
         self.k, self.q = take("k", 3, k, "att"), take("q", 0, q, "att")
         self.att = take("att", 0, v * heads.group, "att")
         self._inverse_words()
@@ -75,11 +79,22 @@ class Lowering:
                      for bank in range(4)]
         self._score_slots()
         h = self.h_tiles
-        self.m_ffn = take("m_ffn", 1, 2 * h, "ffn")
-        self.gate, self.up = take("gate", 2, h, "ffn"), take("up", 2, h, "ffn")
-        self.silu, self.hidden = take("silu", 3, h, "ffn"), take("hidden", 0, h, "ffn")
+        gated = self.dims.activation == "silu_gated"
+        self.m_ffn = take("m_ffn", 1, (1 + gated) * h, "ffn")
+        self.hidden = take("hidden", 0, h, "ffn")
+        if gated:
+            self.gate, self.up = take("gate", 2, h, "ffn"), take("up", 2, h, "ffn")
+            self.silu = take("silu", 3, h, "ffn")
         self.final = take("final", 2, self.x_tiles, "end")
+        if self.dims.norm == "layer":
+            self.m_final = take("m_final", 0, self.x_tiles, "end")
         self.m_logits = take("m_logits", 1, self.v_tiles, "end")
+        # What the embedding is made of is gone before the first layer.
+        if self.model.offsets is not None:
+            self.offset = take("offset", 2, self.x_tiles, "begin")
+        if self.model.positions is not None:
+            self.place_scale = take("place_scale", 1, 1, "begin")
+            self.place = take("place", 3, self.x_tiles, "begin")
         if self.sampling:
             lower_sampling.buffers(self)
         mem.check()
@@ -149,3 +164,12 @@ class Lowering:
         self.pass_(f"{name} multipliers", "MAC", count, Const(address + first),
                    Mem(self.r, stride=0), b_float=1, post=NORM_POST, into=[Mem(target, first)],
                    label=f"{name}.m", first=first)
+
+    def biased(self, name, requant_name, requant) -> Mem:
+        """The residual as the addend of an output projection: with its bias, if there is one."""
+        if requant.bias is None:
+            return Mem(self.x2)
+        self.pass_(f"{name} bias", "MAC", self.x_tiles, Mem(self.x2), None,
+                   Const(self.at[f"bias_{requant_name}"]), into=[Mem(self.with_bias)],
+                   label=f"{name}.biased")
+        return Mem(self.with_bias)

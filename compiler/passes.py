@@ -5,6 +5,7 @@ They know the latencies, so that `compiler.lower` speaks only of buffers and ope
 import dataclasses
 
 from arch.config import Config
+from arch.isa import Index
 from arch.queues import Stream, mem_stream
 from arch.timing import timing
 from compiler.layout import Buffer
@@ -46,10 +47,11 @@ class Perm:
 
 @dataclasses.dataclass(frozen=True)
 class ReadOut:
-    """Weights of one column as activations: ``groups`` words make a vector."""
+    """Weights of the column of a token or a position: ``groups`` words make a vector."""
     address: int
     stride: int
     index_shift: int
+    index: int = int(Index.TOKEN)
 
 
 class TaskBuilder:
@@ -122,7 +124,8 @@ class TaskBuilder:
         assert gap == groups
         first = at - self.timing.read_out - (groups - 1)
         self.use("kv", "READ_OUT", first, count * groups, address=source.address,
-                 s1=source.stride, index=2, index_shift=source.index_shift)
+                 s1=source.stride, index=source.index, index_shift=source.index_shift,
+                 half0=int(source.index == Index.POSITION))
         return Stream.ACC
 
     # Results.

@@ -12,7 +12,8 @@ from compiler.emit import emit
 from compiler.errors import CapacityError, ModelError
 from compiler.layout import ceil_div
 from compiler.lower import Lowered, lower
-from compiler.quantise import QuantModel, quantise
+from compiler.quantise import quantise
+from compiler.quantised import QuantModel
 from compiler.schedule import Schedule, finish_row, schedule
 from compiler.verify import verify_program
 
@@ -110,7 +111,7 @@ class Compiled:
         """Multiplications of a generate step that a model without padding needs."""
         c = self.model.config
         per_layer = (c.dim * (2 * c.n_heads + 2 * c.n_kv_heads) * c.head_size
-                     + 3 * c.dim * c.hidden_dim)
+                     + (3 if c.activation == "silu_gated" else 2) * c.dim * c.hidden_dim)
         attention = 2 * c.n_heads * c.head_size * (position + 1)
         return c.n_layers * (per_layer + attention) + c.dim * c.vocab_size
 
@@ -205,8 +206,6 @@ def compile_model(checkpoint: Checkpoint, config: Config, calibration_tokens=Non
     ModelError
         If the model does not fit the machine or its fixed-point formats.
     """
-    if checkpoint.config.family != "llama":
-        raise ModelError(f"models of family {checkpoint.config.family!r} cannot be compiled yet")
     context = min(config.context, checkpoint.config.seq_len)
     if calibration_tokens is None:
         calibration_tokens = calibrate.self_sampled(checkpoint, bos, seed)

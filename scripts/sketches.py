@@ -23,7 +23,7 @@ from compiler.disasm import disassemble
 from compiler.emit import emit
 from compiler.layout import Constants, Vectors, Weights
 from compiler.passes import Acc, Const, Feed, Mem, Perm, ReadOut, TaskBuilder, matmul, vector_pass
-from compiler.quantise import NORM_POST, eps_vector
+from compiler.quantised import NORM_POST, eps_vector
 from compiler.schedule import schedule
 from compiler.tasks import WRITE, N, Program
 

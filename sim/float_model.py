@@ -1,6 +1,7 @@
 """The decoder in floating point: what every quantised model is compared with.
 
-Ref: llama2.c, run.c (forward); the rotary embedding turns interleaved pairs.
+Ref: llama2.c, run.c (forward); the rotary embedding turns interleaved pairs. GPT-2: Radford et al.,
+Language Models are Unsupervised Multitask Learners, 2019, and the code published with it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from compiler.checkpoint import Checkpoint
-from compiler.errors import ModelError
 
 __all__ = ["FloatModel", "nats_per_token"]
 
@@ -33,16 +33,15 @@ class FloatModel:
         if self._dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, not {self._dtype}")
         self._config = config = checkpoint.config
-        if config.family != "llama":
-            raise ModelError(f"models of family {config.family!r} cannot be evaluated yet")
-        names = ("embedding", "norm_att", "wq", "wk", "wv", "wo", "norm_ffn", "w1", "w2", "w3",
-                 "norm_final", "classifier")
-        self._weights = {name: getattr(checkpoint, name).astype(self._dtype) for name in names}
+        self._weights = {name: array.astype(self._dtype)
+                         for name, array in checkpoint.arrays.items()}
+        self._weights["classifier"] = checkpoint.classifier.astype(self._dtype)
         size = config.head_size
-        rates = config.rope_theta ** (-np.arange(0, size, 2) / size)
-        angles = np.outer(np.arange(config.seq_len), rates)
-        self._cos = np.cos(angles).astype(self._dtype)                 # [seq_len, head_size / 2]
-        self._sin = np.sin(angles).astype(self._dtype)
+        if config.positions == "rope":
+            rates = config.rope_theta ** (-np.arange(0, size, 2) / size)
+            angles = np.outer(np.arange(config.seq_len), rates)
+            self._cos = np.cos(angles).astype(self._dtype)             # [seq_len, head_size / 2]
+            self._sin = np.sin(angles).astype(self._dtype)
         cache = (config.n_layers, config.seq_len, config.n_kv_heads, size)
         self._keys = np.zeros(cache, self._dtype)
         self._values = np.zeros(cache, self._dtype)
@@ -113,25 +112,34 @@ class FloatModel:
         keys and values [n_layers, start + T, n_kv_heads, head_size] hold the earlier positions;
         those of ids are written into them.
         """
-        weights = self._weights
+        config, weights = self._config, self._weights
         x = weights["embedding"][ids]                                              # [T, dim]
-        for layer in range(self._config.n_layers):
-            h = self._norm(x, weights["norm_att"][layer])
+        if config.positions == "learned":
+            x = x + weights["positions"][start:start + len(ids)]
+        for layer in range(config.n_layers):
+            h = self._norm(x, "norm_att", layer)
             x = x + self._attention(h, layer, start, keys[layer], values[layer])
-            h = self._norm(x, weights["norm_ffn"][layer])
-            gated = _silu(h @ weights["w1"][layer].T) * (h @ weights["w3"][layer].T)
-            x = x + gated @ weights["w2"][layer].T
-        return self._norm(x, weights["norm_final"]) @ weights["classifier"].T
+            h = self._norm(x, "norm_ffn", layer)
+            inner = self._linear(h, "1", layer)                                    # [T, hidden]
+            inner = (_silu(inner) * self._linear(h, "3", layer)
+                     if config.activation == "silu_gated" else _gelu(inner))
+            x = x + self._linear(inner, "2", layer)
+        return self._norm(x, "norm_final") @ weights["classifier"].T
+
+    def _linear(self, h: Array, name: str, layer: int) -> Array:
+        """Return h [T, inputs] through the projection "w" + name, [T, outputs], with its bias."""
+        y = h @ self._weights[f"w{name}"][layer].T
+        return y + self._weights[f"b{name}"][layer] if self._config.biases else y
 
     def _attention(self, h: Array, layer: int, start: int, keys: Array, values: Array) -> Array:
         """Return the attention output [T, dim] of normed inputs h [T, dim], filling the cache."""
-        config, weights = self._config, self._weights
+        config = self._config
         count, groups, size = len(h), config.n_kv_heads, config.head_size
         end = start + count
-        q = (h @ weights["wq"][layer].T).reshape(count, config.n_heads, size)
-        k = (h @ weights["wk"][layer].T).reshape(count, groups, size)
+        q = self._linear(h, "q", layer).reshape(count, config.n_heads, size)
+        k = self._linear(h, "k", layer).reshape(count, groups, size)
         keys[start:end] = self._rotate(k, start)
-        values[start:end] = (h @ weights["wv"][layer].T).reshape(count, groups, size)
+        values[start:end] = self._linear(h, "v", layer).reshape(count, groups, size)
         # Query head i reads key head i // (n_heads / n_kv_heads).
         q = self._rotate(q, start).reshape(count, groups, -1, size).transpose(1, 2, 0, 3)
         scores = q @ keys.transpose(1, 2, 0)[:, None]                # [groups, heads, T, end]
@@ -141,10 +149,12 @@ class FloatModel:
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
         scores /= scores.sum(axis=-1, keepdims=True)
         mixed = scores @ values.transpose(1, 0, 2)[:, None]          # [groups, heads, T, size]
-        return mixed.transpose(2, 0, 1, 3).reshape(count, -1) @ weights["wo"][layer].T
+        return self._linear(mixed.transpose(2, 0, 1, 3).reshape(count, -1), "o", layer)
 
     def _rotate(self, x: Array, start: int) -> Array:
         """Rotate the interleaved pairs of x [T, heads, head_size] by their positions' angles."""
+        if self._config.positions != "rope":
+            return x
         cos = self._cos[start:start + len(x), None]                  # [T, 1, head_size / 2]
         sin = self._sin[start:start + len(x), None]
         even, odd = x[..., 0::2], x[..., 1::2]
@@ -153,16 +163,26 @@ class FloatModel:
         turned[..., 1::2] = even * sin + odd * cos
         return turned
 
-    def _norm(self, x: Array, gain: Array) -> Array:
-        """Return x [T, dim] divided by its root mean square, times gain [dim]."""
+    def _norm(self, x: Array, name: str, layer: int | None = None) -> Array:
+        """Return the norm of x [T, dim] with the gain (and bias) called name."""
+        at = slice(None) if layer is None else layer
+        if self._config.norm == "layer":
+            x = x - x.mean(axis=-1, keepdims=True)
         square = np.mean(x * x, axis=-1, keepdims=True)
-        return x / np.sqrt(square + self._dtype.type(self._config.norm_eps)) * gain
+        x = x / np.sqrt(square + self._dtype.type(self._config.norm_eps)) * self._weights[name][at]
+        return x + self._weights[f"{name}_bias"][at] if self._config.norm == "layer" else x
 
 
 def _silu(x: Array) -> Array:
     """Return x * sigmoid(x), written so that nothing overflows."""
     half = x.dtype.type(0.5)
     return x * (half + half * np.tanh(half * x))
+
+
+def _gelu(x: Array) -> Array:
+    """Return GELU of x by tanh, as GPT-2 has it."""
+    half, cubic = x.dtype.type(0.5), x.dtype.type(0.044715)
+    return half * x * (1 + np.tanh(x.dtype.type(np.sqrt(2 / np.pi)) * (x + cubic * x * x * x)))
 
 
 def nats_per_token(

@@ -143,7 +143,7 @@ def test_embedding(compiled):
         row = [words[fields["address"] + j * fields["s1"] + (token >> fields["index_shift"]),
                      r, token % config.columns]
                for j in range(use.n1(1)) for r in range(config.rows)]
-        assert np.array_equal(row, padded(model.embedding[token], config.lanes))
+        assert np.array_equal(row, padded(model.embedding.rows[token], config.lanes))
 
 
 def test_kv_cache_is_empty_and_counted(compiled):

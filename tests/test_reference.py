@@ -9,7 +9,8 @@ from arch.config import Config, profile
 from arch.numerics import as_lane, sampling_keys
 from compiler.checkpoint import ModelConfig, random_checkpoint
 from compiler.pipeline import compile_quantised
-from compiler.quantise import QuantLayer, QuantModel, Requant, quantise
+from compiler.quantise import quantise
+from compiler.quantised import QuantLayer, QuantModel, Requant, Rows
 from sim.float_model import FloatModel
 from sim.reference import Reference
 from tests.lockstep import lockstep
@@ -38,9 +39,9 @@ def hand_model():
     return QuantModel(
         config=ModelConfig(dim=2, hidden_dim=1, n_layers=1, n_heads=1, n_kv_heads=1, vocab_size=2,
                            seq_len=4, tied=False),
-        activation_bits=8, context=4, embedding=weights([[64, 0], [0, 32]]),
-        classifier=weights([[1, 0], [0, -5]]), embedding_m=np.array([1024, 2048]),
-        embedding_post=6, eps_total=0,
+        activation_bits=8, context=4,
+        embedding=Rows(weights([[64, 0], [0, 32]]), np.array([1024, 2048]), 6), positions=None,
+        offsets=None, classifier=weights([[1, 0], [0, -5]]), eps_total=0,
         rope=np.array([[16384, 0], [0, 16384], [-16384, 0], [0, -16384]]), layers=[layer],
         exp_post=22, recip_bias=18, att_pre=0, att_post=18, final_gain=None, final_shift=5,
         final_bias=22, logits=requant([4096, 2048], 9), residual_scale=1.0)
@@ -179,7 +180,8 @@ def real_steps(model, eps_total, tokens):
                  for a, b, c, s in zip(head[::2], head[1::2], cos, sin)]
         return np.array(pairs).ravel()
     for position, token in enumerate(tokens):
-        x = model.embedding[token] * (model.embedding_m[token] / 2.0**model.embedding_post)
+        table = model.embedding
+        x = table.rows[token] * (table.m[token] / 2.0**table.post)
         for number, layer in enumerate(model.layers):
             r, n = inverse_rms(x, layer.att_norm_bias), x / 2**layer.att_norm_shift
             q, k, v = (scaled(w @ n, one, r) for w, one in (

@@ -12,7 +12,7 @@ from arch.config import Config, profile
 from arch.faults import ScheduleError
 from arch.numerics import inverse_temperature
 from arch.selection import STEPS, Selection
-from compiler.checkpoint import ModelConfig, random_checkpoint
+from compiler.checkpoint import FAMILIES, ModelConfig, random_checkpoint
 from compiler.errors import CapacityError
 from compiler.pipeline import compile_model
 from sim.checker import check_schedule
@@ -41,7 +41,10 @@ def random_model(rng: random.Random, config: Config) -> ModelConfig:
     n_kv_heads = rng.choice([1, 2, 3, 4])
     groups = [group for group in (1, 2, 3) if n_kv_heads * group * size <= 64]
     n_heads = n_kv_heads * rng.choice(groups or [1])
-    return ModelConfig(dim=n_heads * size, hidden_dim=rng.randrange(1, 60),
+    family = rng.choice(FAMILIES)
+    if family == "gpt2" and rng.random() < 0.5:
+        n_kv_heads = n_heads
+    return ModelConfig(family=family, dim=n_heads * size, hidden_dim=rng.randrange(1, 60),
                        n_layers=rng.choice([1, 1, 2, 3]), n_heads=n_heads, n_kv_heads=n_kv_heads,
                        vocab_size=rng.randrange(2, 80), seq_len=rng.randrange(2, 22),
                        tied=rng.random() < 0.5)
@@ -77,7 +80,8 @@ def test_the_seeds_are_various():
     pairs = list(zip(machines, models))
     assert {machine.rows for machine in machines} == {2, 4, 8}
     assert {machine.groups for machine in machines} == {1, 2, 4}
-    assert {model.tied for model in models} == {False, True}
+    assert {(model.tied, model.family) for model in models} == {
+        (tied, family) for tied in (False, True) for family in FAMILIES}
     assert {model.n_layers for model in models} == {1, 2, 3}
     assert {model.n_heads // model.n_kv_heads for model in models} == {1, 2, 3}
     # Heads below, of, and above a vector; those that tile no vector; an odd count of KV heads.

@@ -7,7 +7,7 @@ import pytest
 from arch import numerics
 from arch.queues import Stream
 from compiler.asm import assemble
-from compiler.quantise import eps_vector
+from compiler.quantised import eps_vector
 from scripts import sketches
 from scripts.pages import ROOT
 from scripts.sketches import CONTEXT, DIM, HEADS, SIZE
