@@ -9,6 +9,9 @@ Reply: ``SYNC_REPLY, status, tag, space, address (4), count (2), CRC (4)``, then
 succeeded, ``count`` words and a CRC of them. Anything else is skipped up to the next sync byte; a
 header with a wrong CRC is not answered. Between replies the device sends one event per step:
 ``SYNC_EVENT, flags, position (2), token (2), cycles (4), CRC (4)``.
+
+The upper four bits of the space byte are the number of a device, for frames that pass through one
+chip on the way to another. A chip without links is device 0, and answers RANGE for any other.
 """
 import enum
 
@@ -99,7 +102,9 @@ class Register(enum.IntEnum):
 
 RUN, ABORT, CLEAR = 1, 2, 4
 NO_TOKEN = 0xFFFF
-PROGRAM_CHUNKS = 8
+PROGRAM_CHUNKS = 16
+#: Bits of a program counter in a host address; the queue id stands above.
+PROGRAM_PC_BITS = 9
 ROW_WORDS = 8
 #: Fields of a row: four count registers, then the cycles of a generate and of a prompt step.
 ROW_COUNTS, ROW_GENERATE, ROW_PROMPT = (0, 1, 2, 3), 4, 5
@@ -113,7 +118,7 @@ def power_of_two(value: int) -> int:
 
 def program_address(queue_id: int, pc: int, chunk: int) -> int:
     """Sixteen bits of an instruction word; writing its last chunk stores the whole word."""
-    return (queue_id << 9 | pc) * PROGRAM_CHUNKS + chunk
+    return (queue_id << PROGRAM_PC_BITS | pc) * PROGRAM_CHUNKS + chunk
 
 
 def param_address(config: Config, queue_id: int, row: int, column: int) -> int:

@@ -15,9 +15,10 @@ import zlib
 import numpy as np
 
 from arch.config import Config
+from arch.hostmap import PROGRAM_CHUNKS
 from arch.isa import PARAM_BITS, unit_of, word_bits
 
-MAGIC, VERSION = b"METRONOM", 1
+MAGIC, VERSION = b"METRONOM", 2
 _HEAD = struct.Struct("<8sI8s16sI")
 
 
@@ -77,8 +78,8 @@ class Image:
                 stream.write(struct.pack("<H", len(name)) + name.encode()
                              + struct.pack("<I", body.tell()) + body.getvalue())
             return stream.getvalue()
-        program = {queue: np.array([list(word.to_bytes(16, "little")) for word in words],
-                                   np.uint8).reshape(-1, 16)
+        program = {queue: np.array([list(word.to_bytes(2 * PROGRAM_CHUNKS, "little")) for word in words],
+                                   np.uint8).reshape(-1, 2 * PROGRAM_CHUNKS)
                    for queue, words in self.program.items()}
         sections = {
             b"PROG": arrays(program),

@@ -77,6 +77,7 @@ class Field:
     """One bit field: its width for a `Config`, its sign, what it means and whether it may be 0.
 
     ``sources``: the streams that an operand field may name; empty for every other field.
+    ``reserved``: the field is there for a machine to come and must be 0.
     """
     name: str
     bits: Callable[[Config], int]
@@ -84,6 +85,7 @@ class Field:
     signed: bool = False
     minimum: int = 0
     sources: tuple = ()
+    reserved: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +158,16 @@ def _source(name: str, doc: str, *sources: Stream) -> Field:
     return Field(name, _const(STREAM_BITS), doc, sources=sources)
 
 
+def _reserved(name: str, bits: Callable[[Config], int], doc: str) -> Field:
+    return Field(name, bits, f"reserved, 0: {doc}", reserved=True)
+
+
+#: Or-ed into the position of the operation: the further tokens of a step that takes several.
+_AHEAD = _reserved("ahead", lambda config: config.lane_bits, "or-ed into the position, for steps "
+                   "that take several tokens")
+_NIBBLE = _reserved("nibble", _const(2), "2, 3: the low or high four bits of every weight, "
+                    "sign-extended")
+
 # Wires from streams to operands. A full crossbar would cost more logic than the multipliers'
 # adders: an operand has wires from where programs take it, everything else goes through the VXM.
 _BANKS = (Stream.M0, Stream.M1, Stream.M2, Stream.M3)
@@ -182,6 +194,9 @@ UNITS = {unit.name: unit for unit in (
         Field("shift", _const(4), "activations are shift-rounded right by this and saturated to "
               "activation_bits, symmetrically"),
         Field("accumulator", lambda config: config.accumulator_bits, "first accumulator"),
+        _NIBBLE,
+        _reserved("chain", _const(1), "1: k = 0 begins with the int32 lanes of stream `p`"),
+        _reserved("p", _const(STREAM_BITS), "partial sums of another chip or array (`Stream`)"),
     )),
     Unit("drain", "Reads accumulators onto stream ACC.", (
         Op("DRAIN", 4, "ACC = acc[accumulator + j]"),
@@ -199,6 +214,7 @@ UNITS = {unit.name: unit for unit in (
         Field("half0", _const(2), "which `rows` lanes j = 0 writes (WRITE_K); odd: the column is that of the "
               "position (READ_OUT)"),
         _source("x", "vector to write", Stream.CONST, Stream.VXM, Stream.PERM),
+        _NIBBLE, _AHEAD,
     )),
     Unit("vxm", "Lane arithmetic: y = f(a, b, c) in every lane; see docs/numerics.md.", (
         Op("MAC", 4, "y = sat(rshift(a' * b, post) + c), a' = sat18(rshift(a, pre))"),
@@ -217,6 +233,7 @@ UNITS = {unit.name: unit for unit in (
         Field("wide", _const(1), "1: saturate to int32 instead of int16"),
         Field("mask", _const(1), "1: at j = n1-1, lanes beyond position mod lanes give -32768, "
               "or 0 in EXP2"),
+        _AHEAD,
     )),
     Unit("perm", "Moves values between lanes by a table of patterns.", (
         Op("PERM", 4, "y[l] = x[(pattern[l] ^ ((index value << index_shift) mod lanes))], "
@@ -226,6 +243,7 @@ UNITS = {unit.name: unit for unit in (
         Field("pattern", lambda config: config.pattern_bits, "entry of the pattern table"),
         Field("index", _const(2), "`Index` exclusive-ored into the lane numbers"),
         Field("index_shift", _const(4), "left shift of the index"),
+        _AHEAD,
     )),
     Unit("red", "Reduces lanes and vectors to one value, on every lane of stream RED.", (
         Op("SUM", 4, "y = sat16(rshift(sum of all lanes of all issues, post))"),
@@ -238,12 +256,14 @@ UNITS = {unit.name: unit for unit in (
     )),
     Unit("const", "Reads constants onto stream CONST.", (
         Op("READ", 4, "CONST = constants[address + (index value >> index_shift)]"),
-    ), _CONTROL + _N1 + _N2 + _CONST_MEM),
+    ), _CONTROL + _N1 + _N2 + _CONST_MEM + (_AHEAD,)),
     Unit("sample", "Picks the next token from logits, 8 fraction bits.", (
         Op("ARGMAX", 4, "token = argmax of logit * inverse temperature + Gumbel noise over all "
            "lanes of all issues; vector j holds tokens j*lanes ..."),
     ), _CONTROL + _N1 + _BODY + (
         _source("x", "logits", Stream.VXM),
+        _reserved("more", _const(1), "1: the search and the numbering of tokens go on"),
+        _reserved("sequence", _const(1), "whose token it picks, in steps of two sequences"),
     )),
     Unit("mem_read", "Read port of a MEM bank.", (
         Op("READ", 4, "M<bank> = mem[address]"),
@@ -253,6 +273,18 @@ UNITS = {unit.name: unit for unit in (
     ), _CONTROL + _N1 + _N2 + _MEM + (
         _source("x", "vector to write", Stream.CONST, Stream.VXM, Stream.PERM, Stream.RED),
         Field("halves", _const(2), "bit h: write the lanes of half h"),
+    )),
+    Unit("send", "Puts vectors onto a chip-to-chip link. Reserved: no machine has links yet.", (
+        Op("SEND", 4, "link <- the int32 lanes of x"),
+    ), _CONTROL + _N1 + _BODY + (
+        _source("x", "vector to send", Stream.ACC, Stream.VXM),
+        Field("link", _const(1), "number of the link"),
+    )),
+    Unit("receive", "Takes vectors from a chip-to-chip link. Reserved: no machine has links yet.", (
+        Op("RECEIVE", 4, "LINK<link> = the vector that arrives on this cycle"),
+        Op("DESKEW", 5, "waits for the time base of the other chip, at the barrier only"),
+    ), _CONTROL + _N1 + _BODY + (
+        Field("link", _const(1), "number of the link"),
     )),
 )}
 
@@ -321,6 +353,9 @@ def encode(queue: str, instruction: Instruction, config: Config) -> int:
         if not low <= value <= high:
             raise IsaError(f"{queue}: {instruction.op}: {name} must be {low} to {high}, "
                            f"not {value}")
+        if value and unit.field(name).reserved:
+            raise IsaError(f"{queue}: {instruction.op}: {name} is reserved and must be 0, not "
+                           f"{value}")
         if name in ("n1", "n2", "d1", "d2") and value == 0 and not instruction[f"{name}_param"]:
             raise IsaError(f"{queue}: {instruction.op}: {name} must be at least 1, not 0")
         if name == "wait" and value == 0 and not instruction["wait_param"]:
@@ -363,6 +398,11 @@ def sources_of(field: Field, config: Config) -> tuple:
 def operands(unit: Unit) -> tuple:
     """The operand fields of a format."""
     return tuple(field for field in unit.fields if field.sources)
+
+
+def reserved_fields(unit: Unit) -> tuple:
+    """Names of the fields of a format that must be 0 in the unit's own operations."""
+    return tuple(field.name for field in unit.fields if field.reserved)
 
 
 def queue_of(name: str) -> Queue:

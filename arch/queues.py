@@ -60,15 +60,17 @@ class Queue:
 
     def exists(self, config) -> bool:
         """Whether a machine of this `Config` has the queue."""
+        if self.unit in ("send", "receive"):
+            return config.links > 0
         return self.unit not in ("mem_read", "mem_write") or self.bank < config.mem_banks
 
 
 _ORDER = [("mxm", "mxm", 0), ("drain", "drain", 0), ("kv", "kv", 0), ("vxm", "vxm", 0),
           ("perm", "perm", 0), ("red", "red", 0), ("const", "const", 0), ("sample", "sample", 0),
           *[(f"r{bank}", "mem_read", bank) for bank in range(MEM_BANKS_MAX)],
-          *[(f"w{bank}", "mem_write", bank) for bank in range(MEM_BANKS_MAX)]]
+          *[(f"w{bank}", "mem_write", bank) for bank in range(MEM_BANKS_MAX)],
+          ("send", "send", 0), ("receive", "receive", 0)]
 
-#: Every queue by name. Ids 16 and 17 are reserved for the send and receive side of links.
+#: Every queue by name. Those of links are reserved: no machine has them.
 QUEUES = {name: Queue(name, number, unit, bank)
           for number, (name, unit, bank) in enumerate(_ORDER)}
-QUEUE_ID_SEND, QUEUE_ID_RECEIVE = 16, 17

@@ -11,9 +11,9 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from arch.config import Config
-from arch.hostmap import PROGRAM_CHUNKS, Space, power_of_two
+from arch.hostmap import PROGRAM_CHUNKS, PROGRAM_PC_BITS, Space, power_of_two
 from arch.isa import (COUNT_BITS, COUNT_REGISTERS, END_ALWAYS, END_IF_PROMPT, PARAM_BITS, WAIT_BITS,
-                      Control, Index, layout, unit_of, word_bits)
+                      Control, Index, layout, reserved_fields, unit_of, word_bits)
 from arch.queues import QUEUES
 from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN
 from hdl.bus import BusSignature, bits_of
@@ -24,6 +24,7 @@ from hdl.signatures import FaultSignature, IssueSignature
 #: Program counter: wide enough that a jump before word 0 lands behind every program.
 PC_BITS = 10
 CHUNK_BITS = bits_of(PROGRAM_CHUNKS)
+_PC_END = CHUNK_BITS + PROGRAM_PC_BITS
 assert FIRST_ISSUE == LOOP_WAIT_MIN == 4, "the check of a short wait below looks at bits 2 and up"
 
 
@@ -145,7 +146,7 @@ class InstructionQueue(wiring.Component):
     def _program_write(self, m, port, bank, chunks):
         """Every chunk is written by itself: nothing is read before the last one is there."""
         host = self.host
-        chunk, pc = host.address[:CHUNK_BITS], host.address[CHUNK_BITS:12]
+        chunk, pc = host.address[:CHUNK_BITS], host.address[CHUNK_BITS:_PC_END]
         m.d.comb += [port.addr.eq(pc[1:]), port.data.eq(host.w_data.replicate(chunks))]
         with m.If(host.w_en & self._in_program & (pc[0] == bank) & (pc < self._depth)):
             m.d.comb += port.en.eq((1 << chunk)[:chunks])
@@ -153,7 +154,7 @@ class InstructionQueue(wiring.Component):
     @property
     def _in_program(self):
         """The access of the host is to this program."""
-        return (self.host.space == Space.PROGRAM) & (self.host.address[12:] == self._queue.id)
+        return (self.host.space == Space.PROGRAM) & (self.host.address[_PC_END:] == self._queue.id)
 
     def _answer(self, m, pc, word):
         """The host: request on cycle 0, read on cycle 1, answer on cycle 2.
@@ -163,7 +164,7 @@ class InstructionQueue(wiring.Component):
         host = self.host
         wrote, in_program, in_params = Signal(), Signal(), Signal()
         with m.If(host.r_en & self._in_program):
-            m.d.sync += pc.eq(host.address[CHUNK_BITS:12])
+            m.d.sync += pc.eq(host.address[CHUNK_BITS:_PC_END])
         m.d.sync += [
             wrote.eq(host.w_en & (self._in_program | self._in_params)),
             in_program.eq(host.r_en & self._in_program), in_params.eq(host.r_en & self._in_params),
@@ -172,7 +173,7 @@ class InstructionQueue(wiring.Component):
             parts = [word[16 * chunk:16 * chunk + 16] for chunk in range(-(-self._width // 16))]
             # Chunks beyond the word, and words beyond the program memory, read as 0.
             parts += [Const(0, 16)] * ((1 << CHUNK_BITS) - len(parts))
-            with m.If(host.address[CHUNK_BITS:12] < self._depth):
+            with m.If(host.address[CHUNK_BITS:_PC_END] < self._depth):
                 m.d.sync += host.r_data.eq(choose(parts, host.address[:CHUNK_BITS]))
         with m.If(in_params):
             m.d.sync += host.r_data.eq(self._param)
@@ -220,6 +221,8 @@ class InstructionQueue(wiring.Component):
             n2 = Const(1, COUNT_BITS)
         if "address" in self._layout and "index" in self._layout:
             known &= is_nop | (f(word, "index") <= max(Index))
+        for name in reserved_fields(self._unit):
+            known &= is_nop | (f(word, name) == 0)
         known |= is_end & ~f(word, "n1_param") & ((f(word, "n1") == END_ALWAYS)
                                                   | (f(word, "n1") == END_IF_PROMPT))
         gap = (n1 > 1) & (f(word, "d1", 1) == 0) | (n2 > 1) & (f(word, "d2", 1) == 0)

@@ -33,7 +33,8 @@ class IssueSignature(wiring.Signature):
         members |= {name: Out(1) for name in ("i_first", "i_last", "j_first", "j_last")}
         has_address = self.unit.field("address") is not None
         for field in self.unit.fields:
-            if field.name in _QUEUE_FIELDS or has_address and field.name in _INDEX_FIELDS:
+            if (field.reserved or field.name in _QUEUE_FIELDS
+                    or has_address and field.name in _INDEX_FIELDS):
                 continue
             members[field.name] = Out(field.bits(config))
         if has_address:

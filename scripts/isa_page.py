@@ -11,7 +11,7 @@ from arch import isa
 from arch.config import PROFILES, profile
 from arch.faults import Fault
 from arch.isa import UNITS, Control, Index, Order
-from arch.queues import QUEUE_ID_RECEIVE, QUEUE_ID_SEND, QUEUES, Stream
+from arch.queues import QUEUES, Stream
 from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN, PATH, Timing, timing
 from scripts.pages import ROOT, table
 
@@ -65,9 +65,8 @@ def _queues() -> str:
         rows.append([", ".join(f"`{queue.name}`" for queue in queues),
                      f"{ids[0]} to {ids[-1]}" if len(ids) > 1 else str(ids[0]), f"`{unit}`",
                      UNITS[unit].doc.rstrip(":."), stream, latency,
-                     isa.word_bits(UNITS[unit], config), config.depth_of(queues[0].name)])
-    rows.append(["-", f"{QUEUE_ID_SEND}, {QUEUE_ID_RECEIVE}", "-",
-                 "reserved: send and receive side of chip-to-chip links", "-", "-", "-", "-"])
+                     isa.word_bits(UNITS[unit], config),
+                     config.depth_of(queues[0].name) if queues[0].exists(config) else "-"])
     head = ["queue", "id", "format", "does", "result on", "after", "word, bits", "depth"]
     return table(head, [[md(str(cell)) for cell in row] for row in rows])
 

@@ -12,7 +12,7 @@ from arch.config import Config
 from arch.faults import Fault, ScheduleError
 from arch.image import Image
 from arch.isa import (COUNT_REGISTERS, END_ALWAYS, END_IF_PROMPT, OP_BITS, Control, Instruction,
-                      IsaError, decode, unit_of)
+                      IsaError, decode, reserved_fields, unit_of)
 from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN
 
 #: Stands for the operation of a word whose opcode is reserved.
@@ -216,11 +216,16 @@ class _Queue:
 
 
 def decode_program(image: Image, queue: str) -> list:
-    """Instructions of a queue; the operation is `RESERVED` where there is none of the opcode."""
-    decoded = []
+    """Instructions of a queue; the operation is `RESERVED` where there is none of the opcode, or
+    where a reserved field is not 0."""
+    decoded, reserved = [], reserved_fields(unit_of(queue))
     for word in image.program.get(queue, ()):
         try:
-            decoded.append(decode(queue, int(word), image.config))
+            instruction = decode(queue, int(word), image.config)
+            if instruction.op not in Control.__members__ and any(map(instruction.__getitem__,
+                                                                      reserved)):
+                instruction = Instruction(RESERVED, instruction.fields)
+            decoded.append(instruction)
         except IsaError:
             # The control fields mean the same under any opcode.
             known = decode(queue, int(word) >> OP_BITS << OP_BITS | Control.NOP, image.config)

@@ -199,7 +199,8 @@ def random_image(rng, config):
                 width = field.bits(config)
                 low = -(1 << width - 1) if field.signed else int(field.name in ("n1", "n2", "d1",
                                                                                "d2", "wait"))
-                fields[field.name] = rng.randrange(low, 1 << width - field.signed)
+                high = 1 if field.reserved else 1 << width - field.signed
+                fields[field.name] = rng.randrange(low, high)
             for mark, name in (("n1_param", "n1"), ("n2_param", "n2")):
                 if fields.get(mark):
                     fields[name] = rng.randrange(4)

@@ -106,7 +106,7 @@ def test_image_blocks_place_every_byte():
         assert words.dtype == np.uint16
         memory |= {(space, address + offset): int(value) for offset, value in enumerate(words)}
     # Queue 3 (vxm), instruction 1: chunk addresses as the docstring of the map says.
-    chunks = [memory[Space.PROGRAM, (3 * 512 + 1) * 8 + chunk] for chunk in range(5)]
+    chunks = [memory[Space.PROGRAM, (3 * 512 + 1) * 16 + chunk] for chunk in range(5)]
     assert sum(chunk << 16 * index for index, chunk in enumerate(chunks)) == word
     # Parameters: 4 rows of 32 columns a queue.
     assert memory[Space.PARAMS, (3 * 4 + 2) * 32 + 1] == params["vxm"][2, 1]

@@ -38,7 +38,7 @@ def test_round_trip():
 
 def test_head_and_end_by_hand():
     data = make().to_bytes()
-    assert data[:8] == b"METRONOM" and struct.unpack_from("<I", data, 8) == (1,)
+    assert data[:8] == b"METRONOM" and struct.unpack_from("<I", data, 8) == (2,)
     assert data[12:20] == TINY.digest() and data[20:36] == b"tiny" + bytes(12)
     assert struct.unpack_from("<I", data, 36) == (5,) and data[40:44] == b"PROG"
     assert struct.unpack("<I", data[-4:]) == (zlib.crc32(data[:-4]),)
@@ -61,8 +61,8 @@ def test_refused():
     for wrong in (b"", b"METRONO", b"GGUF" + data[4:]):
         with pytest.raises(ImageError, match="not a Metronome image"):
             from_bytes(wrong, TINY)
-    newer = resealed(data[:8] + struct.pack("<I", 2) + data[12:])
-    with pytest.raises(ImageError, match="image format 2 is not 1; compile the model again"):
+    newer = resealed(data[:8] + struct.pack("<I", 3) + data[12:])
+    with pytest.raises(ImageError, match="image format 3 is not 2; compile the model again"):
         from_bytes(newer, TINY)
     with pytest.raises(ImageError, match="made for a profile 'tiny' that differs from this 'tiny'"):
         from_bytes(data, TINY.replace(vxm_stages=1))

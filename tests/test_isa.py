@@ -6,7 +6,7 @@ import pytest
 from arch.config import PROFILES, profile
 from arch.hostmap import PROGRAM_CHUNKS
 from arch.isa import (DEFAULTS, UNITS, Control, Instruction, IsaError, decode, encode, layout,
-                      op_code, operands, sources_of, unit_of, word_bits)
+                      op_code, operands, reserved_fields, sources_of, unit_of, word_bits)
 from arch.queues import QUEUES, Stream, mem_stream
 
 TINY = profile("tiny")
@@ -62,7 +62,7 @@ def test_round_trip(name, queue):
         for field in unit.fields[1:]:
             bits = field.bits(config)
             low = -(1 << bits - 1) if field.signed else int(field.name in DEFAULTS)
-            high = (1 << bits - field.signed) - 1
+            high = 0 if field.reserved else (1 << bits - field.signed) - 1
             fields[field.name] = rng.choice([low, high, rng.randint(low, high)])
         op = rng.choice([op.name for op in unit.ops] + list(Control.__members__))
         word = encode(queue, Instruction(op, fields), config)
@@ -136,5 +136,24 @@ def test_two_or_three_bits_tell_the_sources_apart(unit):
 
 
 def test_queue_ids_are_the_order():
-    assert [queue.id for queue in QUEUES.values()] == list(range(16))
+    assert [queue.id for queue in QUEUES.values()] == list(range(18))
     assert (QUEUES["w2"].unit, QUEUES["w2"].bank, QUEUES["sample"].id) == ("mem_write", 2, 7)
+
+
+def test_reserved_fields():
+    """What each format keeps for later, and that no value but 0 can be encoded."""
+    reserved = {unit.name: reserved_fields(unit) for unit in UNITS.values()}
+    assert {name: fields for name, fields in reserved.items() if fields} == {
+        "mxm": ("nibble", "chain", "p"), "kv": ("nibble", "ahead"), "vxm": ("ahead",),
+        "perm": ("ahead",), "const": ("ahead",), "sample": ("more", "sequence")}
+    for unit, fields in reserved.items():
+        queue = next(queue for queue in QUEUES if QUEUES[queue].unit == unit)
+        for field in fields:
+            with pytest.raises(IsaError, match=f"{field} is reserved and must be 0, not 1"):
+                encode(queue, Instruction(UNITS[unit].ops[0].name, {field: 1}), TINY)
+
+
+def test_queues_of_links_are_on_no_machine():
+    assert (QUEUES["send"].id, QUEUES["receive"].id) == (16, 17)
+    for config in PROFILES.values():
+        assert not {"send", "receive"} & set(config.queues)
