@@ -7,14 +7,30 @@ from arch import isa
 from arch.config import Config
 from arch.isa import END_ALWAYS, END_IF_PROMPT, WAIT_BITS, Instruction
 from arch.queues import QUEUES
-from arch.timing import FIRST_ISSUE
+from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN
 from compiler.errors import CapacityError
+from compiler.schedule import LOOP
 from compiler.tasks import Affine, Program, Section, Use
 
 #: Cycles of a step behind the last END, for the queue to have seen it.
 END_MARGIN = 4
 #: Longest wait of one instruction; longer ones pass in a NOP.
 WAIT_MAX = (1 << WAIT_BITS) - 1
+
+
+class NoTime(Exception):
+    """Some rows leave a queue no cycles for the NOPs that other rows need.
+
+    Members
+    -------
+    room : dict of (str, str) to int
+        By task (`LOOP` for the way back of a loop) and queue: the least cycles, in every row, from
+        the last issue before the first of that task. `compiler.schedule` keeps them free.
+    """
+
+    def __init__(self, room: dict):
+        super().__init__(room)
+        self.room = room
 
 
 @dataclasses.dataclass
@@ -56,28 +72,37 @@ def _uses_in_order(tasks, order, queue):
 
 
 class _QueueEmitter:
-    """Builds the entries of one queue over all rows."""
+    """Builds the entries of one queue over all rows.
+
+    ``room`` collects what the rows lack, as in `NoTime`, by the name of the task.
+    """
 
     def __init__(self, rows: int):
-        self.entries, self.last = [], [0] * rows
+        self.entries, self.last, self.room = [], [0] * rows, {}
 
-    def issue(self, instruction, first, span):
+    def issue(self, instruction, first, span, task: str = ""):
         """Add an instruction that first issues on ``first[row]``, last ``span[row]`` later."""
         waits = [now - before for now, before in zip(first, self.last)]
-        self.settle(waits)
+        self.settle(waits, task)
         self.entries.append(_Entry(instruction, waits))
         self.last = [now + more for now, more in zip(first, span)]
 
-    def settle(self, waits):
-        """Move what a wait cannot hold into NOPs."""
-        while max(waits) > WAIT_MAX:
+    def settle(self, waits, task: str = "", least: int = 1):
+        """Move what a wait cannot hold into NOPs; ``least`` cycles of each wait stay."""
+        nops = max(0, -(-max(waits) // WAIT_MAX) - 1)
+        first = 1 if self.entries else FIRST_ISSUE
+        needed = first + nops - 1 + least if nops else max(first, least)
+        if min(waits) < needed:
+            self.room[task] = max(needed, self.room.get(task, 0))
+            waits[:] = [max(wait, needed) for wait in waits]
+        for _ in range(nops):
             # As much as leaves a wait for the instruction behind, in every row.
-            part = [max(1, min(WAIT_MAX, wait - WAIT_MAX)) for wait in waits]
+            part = [max(first, min(WAIT_MAX, wait - WAIT_MAX)) for wait in waits]
             self.entries.append(_Entry(Instruction("NOP", {}), part))
             for row, spent in enumerate(part):
                 waits[row] -= spent
                 self.last[row] += spent
-        assert min(waits) >= 1, "a queue would issue twice in a cycle"
+            first = 1
 
     def end(self, condition):
         """Add an END; where it does not apply, it passes time like a NOP."""
@@ -87,7 +112,7 @@ class _QueueEmitter:
 
     def loop(self, count, begin, stride, waits):
         """Close a loop over the entries from ``begin`` on."""
-        self.settle(waits)
+        self.settle(waits, LOOP, LOOP_WAIT_MIN)
         fields = {"n1": count, "n2": len(self.entries) - begin}
         if stride is not None:
             fields["s2"] = stride
@@ -107,8 +132,10 @@ def emit(program: Program, order: tuple, rows: list, config: Config) -> tuple:
     ------
     CapacityError
         If a queue's program or parameters exceed their memory.
+    NoTime
+        If the rows are to be solved again with more room.
     """
-    registers, words, params = [], {}, {}
+    registers, words, params, room = [], {}, {}, {}
     lengths = np.array([[row.generate, row.prompt] for row in rows], np.int64)
     table_rows = range(len(rows))
     for queue in config.queues:
@@ -130,7 +157,11 @@ def emit(program: Program, order: tuple, rows: list, config: Config) -> tuple:
                 _looped(emitter, section, order[3 + number], queue, registers, times)
         emitter.end(END_ALWAYS)
         lengths[:, 0] = np.maximum(lengths[:, 0], np.add(emitter.last, END_MARGIN))
-        words[queue], params[queue] = _encode(queue, emitter.entries, config, len(rows))
+        room |= {(task, queue): least for task, least in emitter.room.items()}
+        if not room:
+            words[queue], params[queue] = _encode(queue, emitter.entries, config, len(rows))
+    if room:
+        raise NoTime(room)
     if len(registers) > isa.COUNT_REGISTERS:
         raise CapacityError(f"the program needs {len(registers)} count registers, "
                          f"the machine has {isa.COUNT_REGISTERS}")
@@ -147,7 +178,7 @@ def _section(emitter, tasks, order, queue, registers, starts):
         rows = range(len(starts))
         emitter.issue(_instruction(use, registers),
                       [starts[r][index] + use.offset(r + 1) for r in rows],
-                      [use.span(r + 1) for r in rows])
+                      [use.span(r + 1) for r in rows], tasks[index].name)
 
 
 def _looped(emitter, section, order, queue, registers, times):
@@ -158,7 +189,8 @@ def _looped(emitter, section, order, queue, registers, times):
     # The NOPs of the way into the loop stay outside: the body begins at its first use.
     index, use = uses[0]
     firsts = [starts[index] + use.offset(r + 1) for r, (starts, _) in enumerate(times)]
-    emitter.settle([first - last for first, last in zip(firsts, emitter.last)])
+    emitter.settle([first - last for first, last in zip(firsts, emitter.last)],
+                   section.tasks[index].name)
     begin = len(emitter.entries)
     _section(emitter, section.tasks, order, queue, registers, [starts for starts, _ in times])
     back = [first + period - last

@@ -102,11 +102,12 @@ def _logits(low: Lowering, source, logit_lag):
     config, tiles = low.config, low.v_tiles
     task = TaskBuilder(config, "logits")
     pace = max(low.x_steps, task.timing.sample_gap)
-    lag = max(low.x_steps + task.timing.matmul_to_drain, logit_lag)
+    ring, least = config.accumulators, low.x_steps + task.timing.matmul_to_drain
+    if least // pace + 2 > ring:
+        raise too_large(config, "accumulators per column", least // pace + 2, ring)
+    # A longer lag holds more sums at a time: never more than there are accumulators.
+    lag = min(max(least, logit_lag), (ring - 1) * pace - 1)
     at = lag + task.timing.drain
-    ring = config.accumulators
-    if lag // pace + 2 > ring:
-        raise too_large(config, "accumulators per column", lag // pace + 2, ring)
     s1, s2 = low.classifier_strides
     for first, count in chunks(tiles, ring):
         matmul_uses(task, first * pace, low.classifier + first * s2, (Feed(source),) * 2,

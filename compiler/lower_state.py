@@ -4,6 +4,7 @@ Accumulators, MEM buffers and the two allocators are fixed here before any task 
 pieces of the decoder (`compiler.lower_attention` and its neighbours) only name them.
 """
 from arch.config import Config
+from arch.isa import COUNT_BITS
 from compiler import lower_sampling
 from compiler.errors import ModelError
 from compiler.layout import Constants, Vectors, Weights, ceil_div, heads_of, too_large
@@ -37,6 +38,8 @@ class Lowering:
         self.x_steps = ceil_div(self.dims.dim, config.rows)
         self.h_tiles = ceil_div(self.dims.hidden_dim, config.lanes)
         self.v_tiles = ceil_div(self.dims.vocab_size, config.lanes)
+        if self.v_tiles >= 1 << COUNT_BITS:
+            raise too_large(config, "vectors of logits", self.v_tiles, (1 << COUNT_BITS) - 1)
         self.weights, self.constants = Weights(config), Constants(config)
         self._accumulators()
         self._buffers()

@@ -8,13 +8,13 @@ from arch.config import PROFILES, Config
 from arch.image import Image
 from compiler import calibrate
 from compiler.checkpoint import Checkpoint
-from compiler.emit import emit
+from compiler.emit import NoTime, emit
 from compiler.errors import CapacityError, ModelError
 from compiler.layout import ceil_div
 from compiler.lower import Lowered, lower
 from compiler.quantise import quantise
 from compiler.quantised import QuantModel
-from compiler.schedule import Schedule, finish_row, schedule
+from compiler.schedule import Schedule, finish_row, orders, solve_row
 from compiler.verify import verify_program
 
 
@@ -167,17 +167,9 @@ def compile_quantised(model: QuantModel, config: Config, tries: int = TRIES,
     rows = ceil_div(model.context, config.columns)
     lowered = lower(model, config, sampling)
     verify_program(lowered.program, config)
-    order, schedules = schedule(lowered.program, config, rows, tries)
-    best = lowered.program, schedules
-    for epilogue in lowered.epilogues[1:]:
-        # Only the timing inside of the last task differs: the order serves for all of them.
-        program = dataclasses.replace(lowered.program, epilogue=epilogue)
-        candidate = [finish_row(program, order, row, n, config)
-                     for n, row in enumerate(schedules, 1)]
-        if sum(row.generate for row in candidate) < sum(row.generate for row in best[1]):
-            best = program, candidate
-    lowered, schedules = dataclasses.replace(lowered, program=best[0]), best[1]
-    words, params, table = emit(lowered.program, order, schedules, config)
+    order = orders(lowered.program, config, rows, tries)
+    program, schedules, words, params, table = _solve(lowered, order, rows, config)
+    lowered = dataclasses.replace(lowered, program=program)
     meta = {"context": model.context, "vocabulary": model.config.vocab_size,
             "layers": model.config.n_layers}
     if lowered.sampling:
@@ -185,6 +177,32 @@ def compile_quantised(model: QuantModel, config: Config, tries: int = TRIES,
     image = Image(config, words, params, table, lowered.patterns, lowered.constants,
                   lowered.weights, meta)
     return Compiled(config, model, image, lowered, schedules, order)
+
+
+def _solve(lowered: Lowered, order: tuple, rows: int, config: Config) -> tuple:
+    """Program with the best epilogue, the schedule of every row, and what `emit` makes of them."""
+    room = {}
+    while True:
+        schedules = [solve_row(lowered.program, order, n, config, room)
+                     for n in range(1, rows + 1)]
+        best = lowered.program, schedules
+        for epilogue in lowered.epilogues[1:]:
+            # Only the timing inside of the last task differs: the order serves for all of them.
+            program = dataclasses.replace(lowered.program, epilogue=epilogue)
+            candidate = [finish_row(program, order, row, n, config, room)
+                         for n, row in enumerate(schedules, 1)]
+            if sum(row.generate for row in candidate) < sum(row.generate for row in best[1]):
+                best = program, candidate
+        try:
+            return *best, *emit(best[0], order, best[1], config)
+        except NoTime as error:
+            lacking = error.room
+        more = {key: least for key, least in lacking.items() if least > room.get(key, 1)}
+        if not more:
+            task, queue = next(iter(lacking))
+            raise CapacityError(f"queue {queue!r} has waits within {task!r} that no instruction "
+                                "of its format can hold in every row")
+        room |= more
 
 
 def compile_model(checkpoint: Checkpoint, config: Config, calibration_tokens=None,

@@ -17,6 +17,8 @@ from compiler.tasks import ADD, READ, Program, Task
 
 #: Bound of the local search: evaluations times the square of the words that one looks at.
 SEARCH = 2_600_000_000
+#: Stands for the way back of the layer loop where a room is named by its task.
+LOOP = "the layer loop"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +76,14 @@ class _Memory:
 
 
 class _Queues:
-    """Last issue of each queue, and of the shared output of the reducer."""
+    """Last issue of each queue, and of the shared output of the reducer.
 
-    def __init__(self, config: Config):
-        self.last, self.result, self.timing = {}, -1, timing(config)
+    ``room`` gives the least cycles before a task on a queue, where they are more than 1: see
+    `compiler.emit.NoTime`.
+    """
+
+    def __init__(self, config: Config, room: dict | None = None):
+        self.last, self.result, self.timing, self.room = {}, -1, timing(config), room or {}
 
     def _result(self, use, n):
         slow = use.instruction.op in ("RECIP", "RSQRT")
@@ -87,8 +93,10 @@ class _Queues:
     def least_start(self, task: Task, n: int) -> int:
         least = 0
         for use in task.uses:
-            if use.queue in self.last:
-                least = max(least, self.last[use.queue] + 1 - use.offset(n))
+            gap = self.room.get((task.name, use.queue), 1)
+            if use.queue in self.last or gap > 1:
+                before = self.last.get(use.queue, FIRST_ISSUE)
+                least = max(least, before + gap - use.offset(n))
             if use.queue == "red":
                 least = max(least, self.result + 1 - self._result(use, n))
         return least
@@ -193,15 +201,15 @@ def _list_order(tasks, n, config, weight, before):
     return order
 
 
-def _section_length(tasks, order, n, config):
-    memory, queues = _Memory(), _Queues(config)
+def _section_length(tasks, order, n, config, room=None):
+    memory, queues = _Memory(), _Queues(config, room)
     starts = _solve(tasks, order, n, config, memory, queues, 0)
-    return starts, _period(tasks, starts, order, n, config)
+    return starts, _period(tasks, starts, order, n, config, room)
 
 
-def _period(tasks, starts, order, n, config):
+def _period(tasks, starts, order, n, config, room):
     """Least distance of two runs of a body whose starts are fixed."""
-    memory, queues = _Memory(), _Queues(config)
+    memory, queues = _Memory(), _Queues(config, room)
     for index in order:
         memory.commit(tasks[index], n, starts[index])
         queues.commit(tasks[index], n, starts[index])
@@ -210,7 +218,8 @@ def _period(tasks, starts, order, n, config):
         period = max(period, memory.least_start(tasks[index], n) - starts[index],
                      queues.least_start(tasks[index], n) - starts[index])
     for queue, cycle in _first_issue(tasks, starts, n).items():
-        period = max(period, queues.last[queue] + LOOP_WAIT_MIN - cycle)
+        gap = max(LOOP_WAIT_MIN, queues.room.get((LOOP, queue), 0))
+        period = max(period, queues.last[queue] + gap - cycle)
     return period
 
 
@@ -264,17 +273,18 @@ def orders(program: Program, config: Config, rows: int, tries: int = 0) -> tuple
     return tuple(found)
 
 
-def solve_row(program: Program, order: tuple, n: int, config: Config) -> Schedule:
-    """The schedule of row ``n - 1`` under given orders."""
-    memory, queues = _Memory(), _Queues(config)
+def solve_row(program: Program, order: tuple, n: int, config: Config,
+              room: dict | None = None) -> Schedule:
+    """The schedule of row ``n - 1`` under given orders; ``room`` as in `compiler.emit.NoTime`."""
+    memory, queues = _Memory(), _Queues(config, room)
     prologue = _solve(program.prologue, order[0], n, config, memory, queues, FIRST_ISSUE)
     body, period = _looped(program.body, order[1], n, config, memory, queues)
-    return finish_row(program, order, Schedule(prologue, body, [], period, 0, 0), n, config)
+    return finish_row(program, order, Schedule(prologue, body, [], period, 0, 0), n, config, room)
 
 
 def _looped(tasks, order, n, config, memory, queues) -> tuple:
     """Starts of a section's first round, as early as what is committed allows, and its period."""
-    relative, period = _section_length(tasks, order, n, config)
+    relative, period = _section_length(tasks, order, n, config, queues.room)
     shift = FIRST_ISSUE
     for index in order:
         shift = max(shift, memory.least_start(tasks[index], n) - relative[index],
@@ -302,9 +312,10 @@ def _tail(program, order, n, config, memory, queues) -> tuple:
     return tuple(found)
 
 
-def finish_row(program: Program, order: tuple, row: Schedule, n: int, config: Config) -> Schedule:
+def finish_row(program: Program, order: tuple, row: Schedule, n: int, config: Config,
+               room: dict | None = None) -> Schedule:
     """Solve what comes behind a row's prologue and body."""
-    times, memory, queues = timing(config), _Memory(), _Queues(config)
+    times, memory, queues = timing(config), _Memory(), _Queues(config, room)
     last = [start + (program.layers - 1) * row.period for start in row.body]
     for tasks, places, starts in ((program.prologue, order[0], row.prologue),
                                   (program.body, order[1], last)):

@@ -88,6 +88,7 @@ def check_schedule(image: Image) -> None:
 
     A word counts as written if earlier positions write it whatever kind of step they are. A weight
     word that run-time writes reach does not count as loaded if the image has only zeros there.
+    Positions behind the context of a model, if the image names one, are not checked.
 
     Raises
     ------
@@ -100,13 +101,14 @@ def check_schedule(image: Image) -> None:
     config = image.config
     decoded = {queue: decode_program(image, queue) for queue in config.queues}
     written = Written(image)
+    context = min(config.context, image.meta.get("context", config.context))
     plans = [[plan for plan in (StepPlan(image, row, prompt, decoded) for prompt in (False, True))
               if plan.length] for row in range(config.param_rows)]
     _forget_cache([plan for kinds in plans for plan in kinds], written, image)
     for row, kinds in enumerate(plans):
-        if not kinds:
+        positions = range(row * config.columns, min(context, (row + 1) * config.columns))
+        if not kinds or not positions:
             continue
-        positions = range(row * config.columns, (row + 1) * config.columns)
         distinct = [_distinct(plan, positions) for plan in kinds]
         for position in positions:
             for plan, chosen in zip(kinds, distinct):

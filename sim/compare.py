@@ -70,14 +70,17 @@ def compare_writes(compiled: Compiled, position: int, prompt: bool, kept: dict,
                        f"{len(expected)}")
 
 
-def compare_logits(position: int, expected: np.ndarray, seen: np.ndarray) -> None:
-    """Check all logits of a generate step.
+def compare_logits(position: int, expected: np.ndarray, seen: np.ndarray | None) -> None:
+    """Check all logits of a generate step; None where the sampler took no vector in it.
 
     Raises
     ------
     Mismatch
-        Naming the token.
+        Naming the token, or how many logits there are.
     """
+    count = 0 if seen is None else len(seen)
+    if count != len(expected):
+        raise Mismatch(f"position {position}: {count} logits, expected {len(expected)}")
     if not np.array_equal(expected, seen):
         token = int(np.flatnonzero(np.asarray(expected) != np.asarray(seen))[0])
         raise Mismatch(f"position {position}: logit of token {token} is {seen[token]}, expected "

@@ -63,7 +63,8 @@ def first_difference(compiled: Compiled, prompt: list, result: RunResult, *, see
             if given:
                 continue
             if result.logits is not None:
-                compare_logits(position, logits, result.logits[position][:len(logits)])
+                seen = result.logits.get(position)
+                compare_logits(position, logits, None if seen is None else seen[:len(logits)])
             token = pick(logits[:vocabulary], inverse_temperature, seed, position)
             if token != sequence[position + 1]:
                 return (f"position {position}: the sampler took token {sequence[position + 1]}, "
