@@ -7,6 +7,7 @@ import numpy as np
 from arch.config import PROFILES, Config
 from arch.image import Image
 from compiler import calibrate
+from compiler.account import account
 from compiler.checkpoint import Checkpoint
 from compiler.emit import NoTime, emit
 from compiler.errors import CapacityError, ModelError
@@ -119,6 +120,10 @@ class Compiled:
         """Useful MACs over cycles times MACs per cycle."""
         return self.useful_macs(position) / (self.predicted(position)
                                              * self.config.macs_per_cycle)
+
+    def account(self, position: int, prompt: bool = False) -> list:
+        """Where the cycles of a step go; see `compiler.account`."""
+        return account(self, position, prompt)
 
     def report(self) -> dict:
         """The figures of ``metronome compile --json``; the last two only of programs with stages."""

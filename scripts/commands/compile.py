@@ -19,4 +19,8 @@ def run(options) -> dict:
         for position in sorted({0, middle, last}):
             print(f"position {position:<8} {cycles[position]} cycles, "
                   f"{100 * busy[position]:.1f} % of the multipliers busy")
+        print(f"\nwhere the {cycles[middle]} cycles of position {middle} go:")
+        print(f"{'matmul':<20} {'busy':>6} {'useful':>8} {'waiting':>8}")
+        for entry in program.compiled.account(middle):
+            print(f"{entry.name:<20} {entry.busy:>6} {entry.useful:>8.1f} {entry.waiting:>8}")
     return report
