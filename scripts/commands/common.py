@@ -5,6 +5,7 @@ import sys
 import metronome
 from arch.config import Config, profile
 from compiler.errors import MetronomeError
+from compiler.files import in_one_piece
 
 
 class CheckFailed(Exception):
@@ -37,11 +38,8 @@ def read_text(path: str) -> str:
 
 
 def write_file(path: str, data: bytes) -> None:
-    """Write a whole file."""
-    try:
-        pathlib.Path(path).write_bytes(data)
-    except OSError as error:
-        raise MetronomeError(f"{path}: cannot be written: {error.strerror}") from None
+    """Write a whole file, or none."""
+    in_one_piece(path, lambda file: file.write(data))
 
 
 def config_of(options) -> Config:
