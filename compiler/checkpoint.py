@@ -35,7 +35,7 @@ F32 = NDArray[np.float32]
 
 FAMILIES = ("llama", "gpt2")
 _LIMITS = {"dim": 1 << 16, "hidden_dim": 1 << 18, "n_layers": 1 << 10, "n_heads": 1 << 12,
-           "n_kv_heads": 1 << 12, "vocab_size": 1 << 20, "seq_len": 1 << 17}
+           "n_kv_heads": 1 << 12, "vocab_size": 1 << 17, "seq_len": 1 << 17}
 #: More weights than any profile holds; bounds the memory that reading a model takes.
 MAX_WEIGHTS = 1 << 25
 

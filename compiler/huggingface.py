@@ -189,7 +189,7 @@ def _shards(folder: Path) -> dict[str, list[str]]:
         shards: dict[str, list[str]] = {}
         for tensor, name in index.items():
             # Only plain names: an index must not lead out of its folder.
-            if (not isinstance(name, str) or not name.endswith(".safetensors")
+            if (not isinstance(name, str) or not name.endswith(".safetensors") or len(name) > 255
                     or name != Path(name).name or "\\" in name or "\0" in name):
                 raise ModelError(f"weight_map: {short(name)} is not the name of a .safetensors "
                                  "file in the folder")
@@ -211,7 +211,8 @@ def _read_tensors(path: Path, room: int) -> tuple[dict[str, dict], int]:
             raise ModelError("is no safetensors file: its header is longer than the file or "
                              f"{_HEADER_LIMIT} bytes")
         try:
-            return dict(deserialize(head + file.read(size - 8))), size
+            file.seek(0)
+            return dict(deserialize(file.read(size))), size
         except SafetensorError as error:
             raise ModelError(f"is no valid safetensors file: {one_line(error)}") from None
 
@@ -223,7 +224,8 @@ def _float32(name: str, tensor: dict) -> NDArray[np.float32]:
         bits = np.frombuffer(data, "<u2").astype(np.uint32) << 16
         values = bits.view(np.float32)
     elif kind in ("F16", "F32"):
-        values = np.frombuffer(data, {"F16": "<f2", "F32": "<f4"}[kind]).astype(np.float32)
+        values = np.frombuffer(data, {"F16": "<f2", "F32": "<f4"}[kind])
+        values = values.astype(np.float32, copy=False)
     else:
         raise ModelError(f"tensor {short(name)} has type {kind}; only F32, F16 and BF16 can be "
                          "read")

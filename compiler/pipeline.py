@@ -2,18 +2,15 @@
 import dataclasses
 import functools
 
-import numpy as np
-
 from arch.config import PROFILES, Config
 from arch.image import Image
-from compiler import calibrate
 from compiler.account import account
 from compiler.checkpoint import Checkpoint
 from compiler.emit import NoTime, emit
 from compiler.errors import CapacityError, ModelError
 from compiler.layout import ceil_div
 from compiler.lower import Lowered, lower
-from compiler.quantise import quantise
+from compiler.prepare import prepare
 from compiler.quantised import QuantModel
 from compiler.schedule import Schedule, finish_row, orders, solve_row
 from compiler.verify import verify_program
@@ -229,14 +226,12 @@ def compile_model(checkpoint: Checkpoint, config: Config, calibration_tokens=Non
     ModelError
         If the model does not fit the machine or its fixed-point formats.
     """
-    context = min(config.context, checkpoint.config.seq_len)
-    if calibration_tokens is None:
-        calibration_tokens = calibrate.self_sampled(checkpoint, bos, seed)
-    model = quantise(checkpoint, config, np.asarray(calibration_tokens), context)
+    model = prepare(checkpoint, config, calibration_tokens, bos, seed)
     try:
         return compile_quantised(model, config, tries, sampling)
     except CapacityError as error:
-        fits = [name for name in PROFILES if name != config.name and _fits(model, PROFILES[name], sampling)]
+        fits = [name for name in PROFILES
+                if name != config.name and _fits(model, PROFILES[name], sampling)]
         hint = (f"it fits profile {' or '.join(repr(name) for name in fits)}" if fits
                 else "it fits no profile")
         raise CapacityError(f"{error}; {hint}") from None

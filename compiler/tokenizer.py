@@ -22,6 +22,8 @@ _BYTE_PIECE = re.compile(rb"<0x([0-9A-Fa-f]{1,2})")
 # A code point as run.c cuts it: any byte, then at most three continuation bytes.
 _CODE_POINT = re.compile(rb"[\x00-\xff][\x80-\xbf]{0,3}", re.DOTALL)
 _LOWEST_SCORE = -1e10
+#: More tokens than any model has.
+_MOST = 1 << 17
 
 
 class Tokenizer:
@@ -241,6 +243,8 @@ def _parse(data: bytes, vocab_size: int) -> tuple[list[bytes], list[float]]:
         if not whole or offset + length > len(data):
             raise ModelError(f"is truncated: it ends within token {len(pieces)}, the model has "
                              f"{vocab_size} tokens; copy or download it again")
+        if len(pieces) == _MOST:
+            raise ModelError(f"has more than {_MOST} tokens, the model has {vocab_size}")
         pieces.append(data[offset:offset + length])
         scores.append(score)
         offset += length

@@ -166,6 +166,9 @@ def main(arguments: list | None = None) -> int:
     except (MetronomeError, ConfigError, ImageError, IsaError) as error:
         print(f"metronome: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except MemoryError:
+        print("metronome: there is not enough memory for this model", file=sys.stderr)
+        return EXIT_BAD_INPUT
     except BrokenPipeError:
         # Whoever read the output went away: not an error of ours. Keep Python from complaining.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

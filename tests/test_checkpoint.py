@@ -171,9 +171,9 @@ def test_trailing_bytes(tmp_path, extra):
     (3, 8, r"head size \(dim / n_heads\) must be even, not 1"),
     (4, 0, "n_kv_heads must be an integer from 1 to 4096, not 0"),
     (4, 4, r"n_heads must be a multiple of n_kv_heads \(4\), not 2"),
-    (5, 0, "vocab_size must be an integer from 1 to 1048576, not 0"),
+    (5, 0, "vocab_size must be an integer from 1 to 131072, not 0"),
     (6, 131073, "seq_len must be an integer from 1 to 131072, not 131073"),
-    (5, -(2**31), "vocab_size must be an integer from 1 to 1048576, not 2147483648"),
+    (5, -(2**31), "vocab_size must be an integer from 1 to 131072, not 2147483648"),
     (6, -3, "seq_len must be an integer from 1 to 131072, not -3"),
     (6, 4, "is truncated"),
     (5, -5, "is truncated"),
@@ -188,7 +188,7 @@ def test_bad_header(tmp_path, index, value, message):
 
 
 def test_absurd_sizes_do_not_allocate(tmp_path):
-    header = struct.pack("<7i", 65536, 262144, 1024, 4096, 4096, 1 << 20, 1 << 17)
+    header = struct.pack("<7i", 65536, 262144, 1024, 4096, 4096, 1 << 17, 1 << 17)
     with pytest.raises(ModelError, match="the model has [0-9]+ weights, at most 33554432"):
         load_checkpoint(put(tmp_path, header + bytes(1000)))
 
@@ -242,7 +242,7 @@ def test_checkpoint_refuses_wrong_arrays():
 
 @pytest.mark.parametrize("change, message", [
     ({"dim": 8.0}, "dim must be an integer from 1 to 65536, not 8.0"),
-    ({"vocab_size": "5"}, "vocab_size must be an integer from 1 to 1048576, not '5'"),
+    ({"vocab_size": "5"}, "vocab_size must be an integer from 1 to 131072, not '5'"),
     ({"n_layers": True}, "n_layers must be an integer from 1 to 1024, not True"),
     ({"rope_theta": 0.0}, "rope_theta must be a positive finite number, not 0.0"),
     ({"norm_eps": math.nan}, "norm_eps must be a positive finite number, not nan"),

@@ -274,7 +274,7 @@ def test_index_that_does_not_hold(tmp_path):
     (LLAMA, {"hidden_size": 8.0}, "hidden_size must be a positive integer, not 8.0"),
     (LLAMA, {"num_hidden_layers": True}, "num_hidden_layers must be a positive integer, not True"),
     (LLAMA, {"num_attention_heads": 3}, "head_dim None is not supported|multiple of n_heads"),
-    (LLAMA, {"vocab_size": 1 << 24}, "vocab_size must be an integer from 1 to 1048576"),
+    (LLAMA, {"vocab_size": 1 << 24}, "vocab_size must be an integer from 1 to 131072"),
     (LLAMA, {"hidden_size": 65536, "num_attention_heads": 64, "num_key_value_heads": 64},
      "the model has [0-9]+ weights, at most 33554432 can be read"),
     (LLAMA, {"rms_norm_eps": 0}, "rms_norm_eps must be a positive number, not 0"),

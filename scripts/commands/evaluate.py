@@ -27,27 +27,30 @@ def windows(tokens: list, context: int, bos: int | None, limit: int | None) -> l
 
 def nats(logits: np.ndarray, targets: np.ndarray) -> float:
     """Summed negative log-likelihood of targets [T] under logits [T, vocab]."""
-    logits = np.asarray(logits, np.float64)
-    top = logits.max(axis=-1, keepdims=True)
-    total = np.log(np.exp(logits - top).sum(axis=-1)) + top[:, 0]
-    return float((total - logits[np.arange(len(targets)), targets]).sum())
+    total = 0.0
+    for row, target in zip(logits, targets):
+        row = np.asarray(row, np.float64)
+        total += float(np.log(np.exp(row - row.max()).sum()) + row.max() - row[target])
+    return total
 
 
 def run(options) -> dict:
     text = read_text(options.text)
     model = metronome.load_model(options.model, options.tokenizer)
+    config = config_of(options)
+    usual = min(config.context, model.checkpoint.config.seq_len)
     if options.engine == "float":
         longest = model.checkpoint.config.seq_len
         float_model = FloatModel(model.checkpoint)
         score = float_model.logits
     else:
-        config = config_of(options)
-        longest = min(config.context, model.checkpoint.config.seq_len)
+        longest = usual
         say(f"compiling {model.name} for {config.name}")
         reference = metronome.reference_logits(
             metronome.compile(model, config, calibration=calibration_of(options)))
         score = lambda ids: reference(ids) / 2**LOGIT_FRACTION  # noqa: E731
-    context = options.context or longest
+    # The same windows for both engines, so that their figures compare.
+    context = options.context or usual
     if context > longest:
         raise MetronomeError(f"--context must be at most {longest}, not {context}")
     tokens = model.tokenizer.encode(text, bos=False)
@@ -59,10 +62,13 @@ def run(options) -> dict:
               leave=False, disable=not sys.stderr.isatty()) as bar:
         for part in parts:
             ids = np.array(part)
-            total += nats(score(ids[:-1]), ids[1:])
+            with np.errstate(over="ignore", invalid="ignore"):  # told below
+                total += nats(score(ids[:-1]), ids[1:])
             count += len(ids) - 1
             bar.update(len(ids) - 1)
     mean = total / count
+    if not math.isfinite(mean):
+        raise MetronomeError(f"{model.name}: the logits are not finite: its weights are too large")
     result = {"tokens": count, "nats_per_token": mean, "perplexity": math.exp(mean),
               "engine": options.engine, "context": context}
     if not options.json:
