@@ -13,9 +13,10 @@ from hdl.cells import Outline
 from hdl.chip import Chip
 
 #: As in `amaranth.back.verilog`: keep processes as they are, drop what only Amaranth understands.
+#: But a case that is a table becomes one: a look-up is quick to simulate, a tree of cases is not.
 _SCRIPT = """\
 read_rtlil chip.il
-proc -nomux -norom
+proc -nomux
 memory_collect
 attrmap -remove generator -remove top -remove src -remove amaranth.hierarchy \
 -remove amaranth.decoding
@@ -27,6 +28,8 @@ _CONTENTS = re.compile(r"^  cell \$meminit_v2 .*?^  end\n", re.MULTILINE | re.DO
 _ALL_ZERO = re.compile(r"^    connect \\DATA \d+'0+\n", re.MULTILINE)
 _MEMORY = re.compile(r"^  reg (?:\[\d+:0\] )?(\\\S+ |\w+) ?\[(\d+):0\];\n(?!  initial begin\n)",
                      re.MULTILINE)
+#: RTLIL extends a sign by naming its bit again and again.
+_REPEATED = re.compile(r"(?<=[{ ])((?:\\\S+ |[A-Za-z_]\w*)(?:\[\d+\])?)(?:, \1){2,}(?=[,} ])")
 
 
 class ConversionError(Exception):
@@ -70,7 +73,7 @@ def to_verilog(config: Config, vendor: bool = False) -> str:
         if done.returncode:
             raise ConversionError(done.stderr.strip().splitlines()[-1])
         with open(os.path.join(folder, "chip.v")) as file:
-            return _clear_memories(file.read())
+            return _replicate(_clear_memories(file.read()))
 
 
 def _clear_memories(verilog: str) -> str:
@@ -85,3 +88,11 @@ def _clear_memories(verilog: str) -> str:
                 f"clear_{number} = clear_{number} + 1)\n"
                 f"    {match[1]}[clear_{number}] = 0;\n")
     return _MEMORY.sub(cleared, verilog)
+
+
+def _replicate(verilog: str) -> str:
+    """Write three or more repetitions of a bit as one replication.
+
+    Verilator computes a replication at once, a list of bits one by one.
+    """
+    return _REPEATED.sub(lambda match: f"{{{match[0].count(', ') + 1}{{{match[1]}}}}}", verilog)

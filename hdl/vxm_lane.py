@@ -94,7 +94,7 @@ class VxmLane(wiring.Component):
         pass_a = fits & (control.exp | control.act)
         invert = Mux(control.act, fits, control.exp & ~fits) & ~sign
         top = control.act | control.exp & sign
-        minus = Cat((bit & pass_a) ^ invert for bit in self.a[:15])
+        minus = self.a[:15] & pass_a.replicate(15) ^ invert.replicate(15)
         difference = Signal(signed(18))
         m.d.comb += difference.eq(Cat(C(0, 1), self.c).as_signed()
                                   - Cat(control.act & ~sign, minus, top).as_signed())
@@ -111,9 +111,10 @@ class VxmLane(wiring.Component):
         # Out of range, a bit is that of the limit.
         from_table = control.exp | control.act
         follow = from_table | ~over
-        limit = [from_table | over & ~negative] * (_A_BITS - 1) + [from_table | over & negative]
-        m.d.comb += [a[bit].eq(Mux(follow, Mux(limit[bit], table[bit], rounded[bit]), limit[bit]))
-                     for bit in range(_A_BITS)]
+        for bits, limit in ((slice(0, _A_BITS - 1), from_table | over & ~negative),
+                            (slice(_A_BITS - 1, _A_BITS), from_table | over & negative)):
+            inside = Mux(limit, table[bits], rounded[bits])
+            m.d.comb += a[bits].eq(Mux(follow, inside, limit.replicate(len(inside))))
         return a
 
     def _factor_b(self, m, u):
@@ -182,9 +183,9 @@ class VxmLane(wiring.Component):
         known = Mux(self.masked, ~control.exp, Mux(take_c, c[-1], sign))
         upper = Mux(self.masked | take_c | control.narrow, known, ~sign)
         result = Signal(signed(32), reset_less=True)
-        for bit in range(15):
-            m.d.sync += result[bit].eq(Mux(follow | take_c, Mux(lower, c[bit], total[bit]), lower))
-        for bit in range(15, 31):
-            m.d.sync += result[bit].eq(Mux(follow, total[bit], upper))
-        m.d.sync += result[31].eq(Mux(follow, total[31], known))
+        m.d.sync += [
+            result[:15].eq(Mux(follow | take_c, Mux(lower, c[:15], total[:15]),
+                               lower.replicate(15))),
+            result[15:31].eq(Mux(follow, total[15:31], upper.replicate(16))),
+            result[31].eq(Mux(follow, total[31], known))]
         m.d.comb += self.o.eq(result)

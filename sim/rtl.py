@@ -77,7 +77,7 @@ def _source_digest(config: Config) -> str:
 
 
 def memories_of(verilog: str, top: str) -> dict:
-    """Paths of all memories of a design: `Rtl.memories`."""
+    """Paths of all memories of a design, without tables of constants: `Rtl.memories`."""
     found = {}
     starts = [(match.start(), match[1].lstrip("\\")) for match in _MODULE.finditer(verilog)]
     ends = [start for start, _ in starts[1:]] + [len(verilog)]
@@ -87,6 +87,8 @@ def memories_of(verilog: str, top: str) -> dict:
             continue
         for match in _MEMORY.finditer(verilog, start, end):
             name = match[2].lstrip("\\")
+            if name.startswith("$"):  # a table that Yosys made of a case
+                continue
             found[".".join([*path[1:], name])] = (*path[1:], name)
     return found
 

@@ -21,16 +21,22 @@ from sim import toolchain
 
 SHIM = pathlib.Path(__file__).with_name("shim.cpp")
 LIBRARY = "machine.so"
-#: One clock, no four-state values, nothing the simulation could print.
+#: One clock, no four-state values, nothing the simulation could print. Functions are short, for
+#: the time of a C++ compiler grows faster than theirs; files are few, for each has to read the
+#: headers.
 VERILATE = ("--cc", "--prefix", "Vtop", "-O3", "--x-assign", "fast", "--no-assert", "--no-timing",
-            "-Wno-fatal", "-Wno-lint", "-Wno-style", "--flatten", "--output-split", "20000",
-            )
-COMPILE = ("-std=c++20", "-fPIC", "-O3", "-fno-strict-aliasing", "-w",
+            "-Wno-fatal", "-Wno-lint", "-Wno-style", "--flatten",
+            "--output-split", "40000", "--output-split-cfuncs", "1000")
+COMPILE = ("-std=c++20", "-fPIC", "-O2", "-fno-strict-aliasing", "-w",
            "-DVM_SC=0", "-DVM_COVERAGE=0", "-DVM_TIMING=0")
-#: Run once at the start: not worth the compiler's time.
-COMPILE_SLOW = ("-O1",)
-#: Where Verilator keeps the level of the clock that it saw last.
+#: Not worth the compiler's time: what runs once at the start, and any build that writes waves,
+#: which spends its time on the file.
+COMPILE_SLOW = ("-O0",)
+COMPILE_WAVES = ("-O1",)
+#: Names that Verilator gives: the level of the clock that it saw last, the function that does all
+#: of a rising edge, and its flag that there is one.
 CLOCK_BEFORE = "__Vtrigprevexpr___TOP__clk__0"
+EDGE, EDGE_FLAG = "Vtop___024root___eval_nba", "__VnbaTriggered"
 SUPPORT = ("verilated.cpp", "verilated_threads.cpp")
 
 
@@ -97,8 +103,9 @@ def build(source: Source, options: Options, notify: Callable[[str], None]) -> pa
     verilator, compiler = toolchain.verilator(), toolchain.compiler()
     flags = (VERILATE + ("--x-initial", "unique" if options.unique else "fast"), COMPILE,
              _native(compiler))
+    levels = (COMPILE_SLOW, COMPILE_WAVES)
     parts = [source.verilog, source.top, source.ports, json.dumps(source.memories, sort_keys=True),
-             SHIM.read_text(), repr((options, flags)), verilator.version, compiler.version,
+             SHIM.read_text(), repr((options, flags, levels)), verilator.version, compiler.version,
              " ".join(compiler.command), toolchain.cpu()]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     home = toolchain.cache_folder() / "verilator"
@@ -144,9 +151,7 @@ def _build_in(work, source, options, flags, verilator, compiler) -> None:
         raise BuildError(f"Verilator refused {source.label}: {_first_line(made.stderr)}")
     obj = work / "obj"
     header = (obj / "Vtop___024root.h").read_text()
-    clock = CLOCK_BEFORE in header
-    (obj / "ports.h").write_text(source.ports
-                                 + f"#define PORT_CLOCK_BEFORE {CLOCK_BEFORE}\n" * clock)
+    (obj / "ports.h").write_text(source.ports + _edge_macros(obj, header))
     (obj / "memories.h").write_text(_memory_table(header, source))
     shutil.copy(SHIM, obj / "shim.cpp")
     include = pathlib.Path(verilator.environment["VERILATOR_ROOT"]) / "include"
@@ -160,8 +165,10 @@ def _build_in(work, source, options, flags, verilator, compiler) -> None:
     common = (*compile_, *native, *defines, "-I", obj, "-I", include, "-I", include / "vltstd")
 
     def compile_one(path):
-        slow = COMPILE_SLOW if "__Slow" in path.name or path.parent == include else ()
-        done = compiler.run(*common, *slow, "-c", path, "-o", obj / f"{path.stem}.o")
+        level = COMPILE_WAVES if options.waves else ()
+        if "__Slow" in path.name or path.parent == include:
+            level = COMPILE_SLOW
+        done = compiler.run(*common, *level, "-c", path, "-o", obj / f"{path.stem}.o")
         if done.returncode:
             if "lz4.h" in done.stderr:
                 raise BuildError("an .fst file needs the headers of LZ4 (system package "
@@ -177,6 +184,17 @@ def _build_in(work, source, options, flags, verilator, compiler) -> None:
     if linked.returncode:
         raise BuildError(f"{compiler.name} could not link {source.label}: "
                          f"{_first_line(linked.stderr)}")
+
+
+def _edge_macros(obj: pathlib.Path, header: str) -> str:
+    """C++ macros for the direct way to clock the model, none if this Verilator names it otherwise.
+    """
+    defined = any(f"void {EDGE}(Vtop___024root* vlSelf) {{" in path.read_text()
+                  for path in obj.glob("Vtop___024root*.cpp"))
+    if not defined or CLOCK_BEFORE not in header or EDGE_FLAG not in header:
+        return ""
+    return (f"#define PORT_CLOCK_BEFORE {CLOCK_BEFORE}\n#define PORT_EDGE {EDGE}\n"
+            f"#define PORT_EDGE_FLAG {EDGE_FLAG}\n")
 
 
 def _first_line(text: str) -> str:

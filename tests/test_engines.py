@@ -297,6 +297,7 @@ module \\metronome_x.a.b (clk);
   reg [3:0] y = 4'h0;
   reg flag = 1'h1;
   reg single [1:0];
+  reg [7:0] \\$auto$proc_rom.cc:155:do_switch$2  [15:0];
 endmodule
 """
 
