@@ -26,7 +26,7 @@ BUILD_ARGS = {
     "icarus": (),
     "verilator": ("--no-public-flat-rw", "--x-assign", "unique", "--x-initial", "unique",
                   "--no-assert", "-Wno-fatal", "-Wno-lint", "-Wno-style",
-                  "--output-split", "20000")}
+                  "--output-split", "40000", "--output-split-cfuncs", "1000")}
 #: The model is compiled for a short build: a bench spends its time in Python.
 MAKEFLAGS = "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O1 -j2"
 LIMIT_SECONDS = 300
