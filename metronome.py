@@ -7,6 +7,7 @@
 """
 from __future__ import annotations
 
+import codecs
 import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,16 +19,19 @@ from arch.config import Config, profile
 from arch.hostmap import NO_TOKEN, ROW_GENERATE, ROW_PROMPT
 from arch.image import Image
 from arch.numerics import inverse_temperature
+from arch.selection import STAGES, Selection
 from compiler.checkpoint import Checkpoint
 from compiler.errors import MetronomeError
 from compiler.load import AnyTokenizer, load_files, unpack_tokenizer
 from compiler.pipeline import Compiled, compile_model
+from compiler.stop import stop_token
 from sim import engine as engines
 from sim.reference import Reference
 from sim.reference_engine import first_difference, run_reference
 
 __all__ = ["Model", "Program", "Session", "Generation", "MetronomeError", "load_model", "compile",
-           "load_program", "generate", "FaultError", "DEFAULT_PROFILE", "DEFAULT_ENGINE"]
+           "load_program", "generate", "needed_sampling", "FaultError", "DEFAULT_PROFILE",
+           "DEFAULT_ENGINE"]
 
 MODELS = pathlib.Path(__file__).with_name("models")
 BUILT_IN, BUILT_IN_TOKENIZER = "shakespeare.bin", "shakespeare_tokenizer.bin"
@@ -114,6 +118,31 @@ class Program:
         row = self.image.rows[position // self.config.columns]
         return int(row[ROW_PROMPT if prompt else ROW_GENERATE])
 
+    @property
+    def sampling(self) -> tuple:
+        """What the program can do besides temperature, of ``top-k`` and ``top-p``."""
+        return tuple(self.image.meta.get("sampling", {}).get("stages", ()))
+
+    def selection(self, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0) -> Selection:
+        """Settings of the sampler, checked.
+
+        Raises
+        ------
+        MetronomeError
+            If one is out of its range, or the program was not compiled for it.
+        """
+        try:
+            chosen = Selection(temperature, top_k, top_p)
+        except ValueError as error:
+            raise MetronomeError(str(error)) from None
+        for stage in chosen.stages:
+            if stage not in self.sampling:
+                wanted = ",".join(stage for stage in STAGES
+                                  if stage in (*chosen.stages, *self.sampling))
+                raise MetronomeError(f"the program was compiled without {stage}: compile it with "
+                                     f"sampling {wanted}")
+        return chosen
+
     def useful_macs(self, position: int, prompt: bool) -> int:
         """Multiplications that the model asks for in the step at a position, padding excluded."""
         macs = self.image.meta["macs"]
@@ -138,7 +167,7 @@ def _work(checkpoint: Checkpoint) -> dict:
 
 
 def compile(model: Model, config: Config | str = DEFAULT_PROFILE,
-            calibration: str | None = None) -> Program:
+            calibration: str | None = None, sampling: Sequence[str] = ()) -> Program:
     """Compile a model for a machine.
 
     Parameters
@@ -147,6 +176,9 @@ def compile(model: Model, config: Config | str = DEFAULT_PROFILE,
         The machine, or the name of its profile.
     calibration : str or None
         Text that the activation scales are taken from; None: text sampled from the model.
+    sampling : sequence of str
+        ``top-k``, ``top-p`` or both. Each makes every generate step longer, so that a program has
+        only those that are to be used; k and p themselves are chosen later.
 
     Raises
     ------
@@ -154,8 +186,12 @@ def compile(model: Model, config: Config | str = DEFAULT_PROFILE,
         If the model does not fit; the message says what is short and which profile has more.
     """
     config = profile(config) if isinstance(config, str) else config
+    unknown = [stage for stage in sampling if stage not in STAGES]
+    if unknown:
+        raise MetronomeError(f"unknown sampling {unknown[0]!r}; there are {', '.join(STAGES)}")
     compiled = compile_model(model.checkpoint, config, _calibration_tokens(model, calibration),
-                             bos=_first_token(model))
+                             bos=_first_token(model),
+                             sampling=tuple(stage for stage in STAGES if stage in sampling))
     compiled.image.meta["macs"] = _work(model.checkpoint)
     compiled.image.extra["tokenizer"] = np.frombuffer(model.tokenizer.to_bytes(), np.uint8)
     return Program(compiled.image, model.tokenizer, compiled)
@@ -191,6 +227,12 @@ def load_program(path: str) -> Program:
     image = load_image(path)
     if "tokenizer" not in image.extra or "macs" not in image.meta:
         raise MetronomeError(f"{path}: holds a program but no model; use metronome run")
+    if "sampling" in image.meta:
+        found = image.meta["sampling"]
+        words = Selection().rows(found["words"], image.config.lanes)
+        if set(found["stages"]) - set(STAGES) or any(at not in range(len(image.constants))
+                                                     for at in words):
+            raise MetronomeError(f"{path}: is damaged: its sampling settings are not known")
     tokenizer = unpack_tokenizer(image.extra["tokenizer"].tobytes(), image.meta["vocabulary"])
     return Program(image, tokenizer)
 
@@ -310,8 +352,10 @@ class Session:
             self.engine.close()
 
     def generate(self, prompt: str | Sequence[int] = "", tokens: int | None = None, *,
-                 temperature: float = 0.0, seed: int = 0, check: bool = False,
-                 on_step: Callable[[bytes], None] | None = None) -> Generation:
+                 temperature: float = 0.0, seed: int = 0, top_k: int = 0, top_p: float = 1.0,
+                 stop: int | str | None = None, check: bool = False,
+                 on_step: Callable[[bytes], None] | None = None,
+                 on_text: Callable[[str], None] | None = None) -> Generation:
         """Generate tokens after a prompt; the model may stop earlier by itself.
 
         Parameters
@@ -323,34 +367,51 @@ class Session:
             0 for greedy, else 0.0625 to 100.
         seed : int
             Of the sampler, 64 bits.
+        top_k : int
+            Draw from the k most likely tokens and those equal to the last; 0: from all. The
+            program must be compiled for it.
+        top_p : float
+            Draw from the least set of most likely tokens with more than this probability, of what
+            top_k leaves; 1: from all. The program must be compiled for it.
+        stop : int, str or None
+            The token that ends the text, by number or, if it is one token, as text; "": none;
+            None: the model's own.
         check : bool
             Also run the reference and compare every bit and cycle.
         on_step : callable or None
             Called after every step with the bytes of text that it added (none in prompt steps).
+        on_text : callable or None
+            Called with text as it comes, in whole characters.
         """
         program = self.program
         ids = program.encode(prompt) if isinstance(prompt, str) else list(prompt)
         count = steps_that_fit(program, ids, tokens)
-        try:
-            inverse = inverse_temperature(temperature)
-        except ValueError as error:
-            raise MetronomeError(str(error)) from None
-        pieces = _Pieces(program.tokenizer, ids, on_step)
-        settings = {"seed": seed, "inverse_temperature": inverse,
-                    "stop": NO_TOKEN if program.tokenizer.stop_id is None
-                    else program.tokenizer.stop_id,
-                    "vocabulary": program.image.meta["vocabulary"]}
+        chosen = program.selection(temperature, top_k, top_p)
+        vocabulary = program.image.meta["vocabulary"]
+        end = stop_token(program.tokenizer, vocabulary, stop)
+        pieces = _Pieces(program.tokenizer, ids, on_step, on_text)
+        settings = {"seed": seed, "inverse_temperature": inverse_temperature(temperature),
+                    "stop": NO_TOKEN if end is None else end, "vocabulary": vocabulary}
+        chosen = chosen if program.sampling else None
+        if chosen:
+            settings["inverse_temperature"] = chosen.register
         steps = len(ids) - 1 + count
         if self.engine is None:
             result = run_reference(_compiled(program, "engine reference"), ids, steps,
-                                   progress=pieces, **settings)
+                                   progress=pieces, selection=chosen, **settings)
         else:
             if check:
                 _compiled(program, "a check")
+            if chosen:
+                words = program.image.meta["sampling"]["words"]
+                for address, lanes in chosen.rows(words, program.config.lanes).items():
+                    self.engine.write_constant(address, lanes)
             result = self.engine.run(ids, steps, progress=pieces, trace=check, **settings)
+        pieces.end()
         generation = self._generation(ids, result)
         if check and self.engine is not None and result.fault is None:
-            generation.difference = first_difference(program.compiled, ids, result, **settings)
+            generation.difference = first_difference(program.compiled, ids, result,
+                                                     selection=chosen, **settings)
         return generation
 
     def _generation(self, ids: list, result: engines.RunResult) -> Generation:
@@ -385,20 +446,46 @@ def reference_logits(program: Program) -> Callable:
 
 
 class _Pieces:
-    """Turns the steps of a run into bytes of text for a listener."""
+    """Turns the steps of a run into text for listeners: bytes as they are, and whole characters."""
 
-    def __init__(self, tokenizer: AnyTokenizer, prompt: list, listener: Callable | None):
-        self._stream, self._listener = tokenizer.stream(prompt), listener
+    def __init__(self, tokenizer: AnyTokenizer, prompt: list, on_step: Callable | None,
+                 on_text: Callable | None):
+        self._stream, self._on_step, self._on_text = tokenizer.stream(prompt), on_step, on_text
+        # A character may take the bytes of several tokens.
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     def __call__(self, position: int, token: int | None, cycles: int) -> None:
-        if self._listener is not None:
-            self._listener(b"" if token is None else self._stream(token))
+        if self._on_step is None and self._on_text is None:
+            return
+        piece = b"" if token is None else self._stream(token)
+        if self._on_step is not None:
+            self._on_step(piece)
+        self._say(self._decode(piece))
+
+    def end(self) -> None:
+        """No more steps: say what is left of a character without its end."""
+        self._say(self._decode(b"", True))
+
+    def _say(self, text: str) -> None:
+        if text and self._on_text is not None:
+            self._on_text(text)
 
 
 def generate(prompt: str = "", tokens: int | None = None, *, model: Model | None = None,
              config: Config | str = DEFAULT_PROFILE, engine: str = DEFAULT_ENGINE,
-             temperature: float = 0.0, seed: int = 0) -> Generation:
+             temperature: float = 0.0, seed: int = 0, top_k: int = 0, top_p: float = 1.0,
+             stop: int | str | None = None) -> Generation:
     """Everything in one call: load, compile, run."""
-    program = compile(model or load_model(), config)
+    program = compile(model or load_model(), config,
+                      sampling=needed_sampling(temperature, top_k, top_p))
     with Session(program, engine) as session:
-        return session.generate(prompt, tokens, temperature=temperature, seed=seed)
+        return session.generate(prompt, tokens, temperature=temperature, seed=seed, top_k=top_k,
+                                top_p=top_p, stop=stop)
+
+
+def needed_sampling(temperature: float, top_k: int, top_p: float) -> tuple:
+    """What `compile` must be told for these settings to be usable."""
+    try:
+        return Selection(temperature, top_k, top_p).stages
+    except ValueError as error:
+        raise MetronomeError(str(error)) from None

@@ -163,7 +163,7 @@ class Selection:
         return start(MASS_BASE if self.top_p < 1 else BASE, "top-p")
 
     def rows(self, words: dict, lanes: int) -> dict:
-        """Constant vectors by address; ``words`` as in the image: name of the setting to address."""
+        """Constant vectors by address; ``words`` gives the address of each setting by its name."""
         vectors = {"temperature": np.full(lanes, self.temperature_word),
                    "top_k": np.eye(1, lanes, dtype=np.int64)[0] * self.top_k_word,
                    "top_p": np.full(lanes, self.top_p_word),

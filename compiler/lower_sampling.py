@@ -23,8 +23,8 @@ def buffers(low) -> None:
     # The logits are written while the last buffers of the model are read.
     low.x_logits = take("logits", 3, tiles, "end")
     names = {"relative": 3, "scaled": 0, "chosen": 1, "mass": 2}
-    words = {"peak": 0, "excess": 0, "target": 0, "full": 1, "low": 1, "lowest": 1, "temperature": 1,
-             "state": 2, "bound": 2}
+    words = {"peak": 0, "excess": 0, "target": 0, "full": 1, "low": 1, "lowest": 1,
+             "temperature": 1, "state": 2, "bound": 2}
     low.select = {name: take(name, bank, tiles, "select") for name, bank in names.items()}
     low.select |= {name: take(name, bank, 1, "select") for name, bank in words.items()}
     assert low.select["relative"].base == low.x_logits.base

@@ -123,7 +123,7 @@ class Compiled:
         return account(self, position, prompt)
 
     def report(self) -> dict:
-        """The figures of ``metronome compile --json``; the last two only of programs with stages."""
+        """The figures of ``metronome compile --json``; the last two of programs with stages."""
         config, lowered = self.config, self.lowered
         positions = range(self.model.context)
         word = config.macs_per_cycle

@@ -12,6 +12,7 @@ from arch.config import PROFILES, ConfigError
 from arch.faults import ScheduleError
 from arch.image import ImageError
 from arch.isa import IsaError
+from arch.selection import STAGES
 from compiler.errors import MetronomeError
 from scripts.commands.common import CheckFailed
 
@@ -39,6 +40,14 @@ def _seed(text: str) -> int:
     if not 0 <= value < 1 << 64:
         raise argparse.ArgumentTypeError(f"must be 0 to 2**64 - 1, not {text}")
     return value
+
+
+def _stages(text: str) -> tuple:
+    stages = tuple(text.split(","))
+    for stage in stages:
+        if stage not in STAGES:
+            raise argparse.ArgumentTypeError(f"there are {', '.join(STAGES)}, not {stage!r}")
+    return stages
 
 
 def _model_arguments(parser, calibrate=True):
@@ -77,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     _model_arguments(command)
     _profile_argument(command)
     command.add_argument("--image", metavar="IMAGE", help="run a compiled image instead")
-    command.add_argument("--prompt", metavar="TEXT", default="", help="text to go on from")
+    command.add_argument("--prompt", metavar="TEXT", help="text to go on from")
+    command.add_argument("--prompt-file", metavar="FILE",
+                         help="file with the prompt, taken as it is (-: standard input)")
     command.add_argument("--tokens", metavar="N", type=_count,
                          help="tokens to generate (default: as many as fit)")
     command.add_argument("--engine", choices=ENGINE_NAMES, metavar="NAME", default="verilator",
@@ -86,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
                          help="0 for greedy (default), else 0.0625 to 100")
     command.add_argument("--seed", metavar="S", type=_seed, default=0,
                          help="of the sampler (default: 0)")
+    command.add_argument("--top-k", metavar="K", type=int, default=0,
+                         help="draw from the K most likely tokens (default: 0, from all)")
+    command.add_argument("--top-p", metavar="P", type=float, default=1.0,
+                         help="draw from the most likely tokens that make up the probability P "
+                         "(default: 1, from all)")
+    command.add_argument("--stop", metavar="TOKEN",
+                         help="token that ends the text: its number, or its text if it is one "
+                         "token; '' for none (default: the model's own)")
     command.add_argument("--port", metavar="DEV", help="serial port of a board")
     command.add_argument("--trace", metavar="FILE.fst",
                          help="write waves (.fst or .vcd; engine verilator)")
@@ -95,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add("compile", "compile", "compile a model to an image and tell its cycles")
     _model_arguments(command)
     _profile_argument(command)
+    command.add_argument("--sampling", metavar="STAGES", type=_stages, default=(),
+                         help=f"make the program fit for {', '.join(STAGES)} or both, with a comma")
     command.add_argument("-o", "--output", metavar="IMAGE", help="where to write the image")
 
     command = add("eval", "evaluate", "measure a model on a text, in nats per token")

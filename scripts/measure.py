@@ -17,10 +17,13 @@ import time
 import numpy as np
 
 import metronome
+from arch.config import profile
 from arch.isa import unit_of, word_bits
 from arch.numerics import LOGIT_FRACTION
+from arch.selection import STAGES
 from compiler.checkpoint import ModelConfig, random_checkpoint
-from compiler.pipeline import compile_model
+from compiler.pipeline import compile_model, compile_quantised
+from compiler.quantise import quantise
 from scripts.pages import ROOT, filled, table
 from sim.float_model import FloatModel
 from sim.reference import Reference
@@ -93,9 +96,25 @@ def _program() -> str:
     return table(["queue", "instructions", "room", "bits each", "delay parameters a row"], rows)
 
 
+@functools.lru_cache(maxsize=None)
+def _selection() -> str:
+    """Cycles that stages between logits and sampler add to a generate step at any position."""
+    config, rows = profile(metronome.DEFAULT_PROFILE), []
+    text = np.random.default_rng(0).integers(3, 60, (1, 8))
+    for name, checkpoint in (("built-in, 68 characters", metronome.load_model().checkpoint),
+                             ("stories260K shape, 512 tokens", random_checkpoint(STORIES260K, 0))):
+        # The shortest context: the stages are the same for all.
+        model = quantise(checkpoint, config, text, config.columns)
+        cycles = [compile_quantised(model, config, 0, sampling).predicted(0)
+                  for sampling in ((), STAGES[:1], STAGES[1:], STAGES)]
+        rows.append([name, *(f"{count - cycles[0]:,}" for count in cycles[1:])])
+    return table(["model", *STAGES, "both"], rows)
+
+
 def blocks() -> dict:
     """Blocks that follow from the compiler alone."""
-    return {"results": _results(), "memory": _memory(), "program": _program()}
+    return {"results": _results(), "memory": _memory(), "program": _program(),
+            "selection": _selection()}
 
 
 # Wall-clock figures.

@@ -149,6 +149,10 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
+    def write_constant(self, address: int, lanes: np.ndarray) -> None:
+        """Change one vector of the constant SRAM, int16 lanes, between runs."""
+
+    @abc.abstractmethod
     def read_space(self, space: Space, address: int, count: int) -> np.ndarray:
         """16-bit words of an address space, between runs."""
 

@@ -9,7 +9,8 @@ import time
 import numpy as np
 
 from arch.config import Config
-from arch.hostmap import (CLEAR, NO_TOKEN, RUN, Command, EventFlag, Register, Space, Status)
+from arch.hostmap import (CLEAR, NO_TOKEN, RUN, Command, EventFlag, Register, Space, Status,
+                          constant_address)
 from arch.image import Image
 from sim import hostlink, rtl
 from sim.engine import Engine, EngineError, RunResult, checked_run, fault_info
@@ -107,6 +108,11 @@ class HostEngine(Engine):
             frame = hostlink.write_request(tag, space, address + start, part)
             self._checked(self._request(frame, Command.WRITE, len(part)), tag,
                           f"a write of {len(part)} words to {space.name} {address + start}")
+
+    def write_constant(self, address: int, lanes: np.ndarray) -> None:
+        self._start()
+        self.write_space(Space.CONSTANTS, constant_address(self.config, address, 0),
+                         np.asarray(lanes, np.int64) & 0xFFFF)
 
     def read_space(self, space: Space, address: int, count: int) -> np.ndarray:
         self._start()

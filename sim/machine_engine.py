@@ -69,6 +69,9 @@ class MachineEngine(Engine):
         return RunResult(tokens, cycles, list(cycles), fault, log, sum(cycles),
                          time.perf_counter() - began, logits if trace else None)
 
+    def write_constant(self, address: int, lanes: np.ndarray) -> None:
+        self._machine.constants[address] = lanes
+
     def read_space(self, space: Space, address: int, count: int) -> np.ndarray:
         machine, config = self._machine, self.config
         if space == Space.MEM:
@@ -80,6 +83,9 @@ class MachineEngine(Engine):
             words = hostlink.weight_words(np.concatenate([halves[:, 0], halves[:, 1]], axis=2))
         elif space == Space.TOKENS:
             words = machine.tokens.astype(np.uint16)
+        elif space == Space.CONSTANTS:
+            words = np.zeros((config.const_depth, config.lanes), np.uint16)
+            words[:len(machine.constants)] = machine.constants.astype(np.int16).view(np.uint16)
         elif space == Space.REGISTERS:
             raise EngineError("the machine model has no host registers")
         else:

@@ -6,10 +6,12 @@ import numpy as np
 
 from arch.hostmap import NO_TOKEN
 from arch.numerics import sampling_keys
+from arch.selection import Selection
 from compiler.pipeline import Compiled
 from sim.compare import Mismatch, compare_logits, compare_writes
 from sim.engine import RunResult, checked_run
 from sim.reference import Reference
+from sim.selection import Selector
 
 
 def pick(logits: np.ndarray, inverse_temperature: int, seed: int, position: int) -> int:
@@ -17,18 +19,32 @@ def pick(logits: np.ndarray, inverse_temperature: int, seed: int, position: int)
     return int(np.argmax(sampling_keys(logits, inverse_temperature, seed, position)))
 
 
+def selector_of(compiled: Compiled) -> Selector:
+    """The stages of a program between its logits and the sampler."""
+    return Selector(compiled.sampling, compiled.config.lanes, compiled.model.config.n_layers)
+
+
 def run_reference(compiled: Compiled, prompt: list, steps: int, *, seed: int = 0,
                   inverse_temperature: int = 0, stop: int = NO_TOKEN, vocabulary: int,
-                  progress: Callable | None = None) -> RunResult:
-    """`sim.engine.Engine.run` from position 0 with the reference; cycles are the compiler's."""
+                  progress: Callable | None = None,
+                  selection: Selection | None = None) -> RunResult:
+    """`sim.engine.Engine.run` from position 0 with the reference; cycles are the compiler's.
+
+    ``selection`` holds the settings of a program with stages.
+    """
     checked_run(compiled.config, prompt, steps, 0)
     reference, began = Reference(compiled.model, compiled.config), time.perf_counter()
     token, tokens, cycles = prompt[0], [], []
+    selector = selector_of(compiled)
     for position in range(steps):
         given = position + 1 < len(prompt)
         logits = reference.step(token, position)
-        token = (prompt[position + 1] if given else
-                 pick(logits[:vocabulary], inverse_temperature, seed, position))
+        if given:
+            token = prompt[position + 1]
+        else:
+            if selection:
+                logits = selector(logits, selection)
+            token = pick(logits[:vocabulary], inverse_temperature, seed, position)
         cycles.append(compiled.predicted(position, given))
         if not given:
             tokens.append(token)
@@ -41,14 +57,15 @@ def run_reference(compiled: Compiled, prompt: list, steps: int, *, seed: int = 0
 
 
 def first_difference(compiled: Compiled, prompt: list, result: RunResult, *, seed: int = 0,
-                     inverse_temperature: int = 0, vocabulary: int, **_) -> str | None:
+                     inverse_temperature: int = 0, vocabulary: int,
+                     selection: Selection | None = None, **_) -> str | None:
     """What differs first between a traced run from position 0 and the reference, in words.
 
     Compared are, step by step: the cycles as the harness and as the machine counted them against
     the prediction, every vector written to MEM (cycle, bank, word, lanes), all logits where the
     engine shows them, and the token.
     """
-    reference = Reference(compiled.model, compiled.config)
+    reference, selector = Reference(compiled.model, compiled.config), selector_of(compiled)
     sequence = [*prompt, *result.tokens]
     try:
         for position, (counted, reported) in enumerate(zip(result.cycles, result.reported)):
@@ -58,6 +75,8 @@ def first_difference(compiled: Compiled, prompt: list, result: RunResult, *, see
                 if cycles != expected:
                     return f"position {position}: {who} {cycles} cycles, predicted are {expected}"
             logits = reference.step(sequence[position], position, keep=True)
+            if selection and not given:
+                logits = selector(logits, selection, reference.kept)
             writes = result.writes[result.writes["step"] == position]
             compare_writes(compiled, position, given, reference.kept, _unplaced(writes))
             if given:

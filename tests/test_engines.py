@@ -4,8 +4,9 @@ import pytest
 
 from arch.config import profile
 from arch.faults import Fault
-from arch.hostmap import EventFlag, Register, Space
+from arch.hostmap import EventFlag, Register, Space, constant_address
 from arch.image import Image
+from arch.selection import Selection
 from compiler.asm import assemble
 from compiler.errors import MetronomeError
 from sim import backdoor, engine as engines, hostlink, rtl, toolchain, verilator_build
@@ -153,6 +154,26 @@ def test_machine_reads_back_the_image(tiny):
         machine.load(tiny.image)
         for (space, address), word in list(expected_spaces(tiny.image).items())[::97]:
             assert machine.read_space(space, address, 1).tolist() == [word], (space, address)
+
+
+@pytest.mark.slow
+def test_top_k_and_top_p(choosy, verilator):
+    """On the RTL as in the reference; k, p and temperature are constants written before the run."""
+    selection, found = Selection(1.2, top_k=12, top_p=0.6), []
+    settings = SAMPLING | {"inverse_temperature": selection.register}
+    words = choosy.image.meta["sampling"]["words"]
+    with engines.create("machine", choosy.config) as machine:
+        for engine in (machine, verilator):
+            engine.load(choosy.image)
+            for address, lanes in selection.rows(words, choosy.config.lanes).items():
+                engine.write_constant(address, lanes)
+                at = constant_address(choosy.config, address, 0)
+                back = engine.read_space(Space.CONSTANTS, at, choosy.config.lanes)
+                np.testing.assert_array_equal(back.astype(np.int16), lanes)
+            found.append(engine.run(PROMPT, STEPS, trace=True, **settings))
+            assert first_difference(choosy, PROMPT, found[-1], selection=selection,
+                                    **settings) is None
+    same_run(*found)
 
 
 # Runs: how they stop, go on and fail.

@@ -8,6 +8,10 @@ from compiler.errors import MetronomeError
 from compiler.files import in_one_piece
 
 
+#: No context holds a longer prompt.
+PROMPT_BYTES = 1 << 20
+
+
 class CheckFailed(Exception):
     """A check did not hold: the message says where; the exit status is 1.
 
@@ -35,6 +39,30 @@ def read_text(path: str) -> str:
         raise MetronomeError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise MetronomeError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+
+
+def read_prompt(options) -> str:
+    """The prompt, from ``--prompt`` or as it is in the file of ``--prompt-file``."""
+    path = options.prompt_file
+    if path is None:
+        return options.prompt or ""
+    if options.prompt is not None:
+        raise MetronomeError("--prompt and --prompt-file exclude each other")
+    name = "standard input" if path == "-" else path
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(PROMPT_BYTES + 1)
+        else:
+            with open(path, "rb") as file:
+                data = file.read(PROMPT_BYTES + 1)
+    except OSError as error:
+        raise MetronomeError(f"{name}: cannot be read: {error.strerror}") from None
+    if len(data) > PROMPT_BYTES:
+        raise MetronomeError(f"{name}: has more than {PROMPT_BYTES} bytes, too many for a prompt")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise MetronomeError(f"{name}: is not UTF-8 text (byte {error.start})") from None
 
 
 def write_file(path: str, data: bytes) -> None:
@@ -65,5 +93,16 @@ def program_of(options) -> metronome.Program:
         return program
     config = config_of(options)
     model = metronome.load_model(options.model, options.tokenizer)
+    sampling = _sampling(options)
     say(f"compiling {model.name} for {config.name}")
-    return metronome.compile(model, config, calibration=calibration_of(options))
+    return metronome.compile(model, config, calibration=calibration_of(options),
+                             sampling=sampling)
+
+
+def _sampling(options) -> tuple:
+    """What the program is to be compiled for: as said, or as the settings of a run need."""
+    if hasattr(options, "sampling"):
+        return options.sampling
+    if hasattr(options, "top_k"):
+        return metronome.needed_sampling(options.temperature, options.top_k, options.top_p)
+    return ()

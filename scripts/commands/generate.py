@@ -5,7 +5,8 @@ from tqdm import tqdm
 
 import metronome
 from compiler.errors import MetronomeError
-from scripts.commands.common import CheckFailed, program_of, say
+from compiler.stop import stop_token
+from scripts.commands.common import CheckFailed, program_of, read_prompt, say
 
 
 def run(options) -> dict:
@@ -17,26 +18,26 @@ def run(options) -> dict:
     if options.trace and options.engine != "verilator":
         raise MetronomeError(f"--trace needs engine verilator, not {options.engine}")
     metronome.check_engine(options.engine)
+    text = read_prompt(options)
     program = program_of(options)
-    prompt = program.encode(options.prompt)
+    program.selection(options.temperature, options.top_k, options.top_p)
+    stop = stop_token(program.tokenizer, program.image.meta["vocabulary"], _stop(options.stop))
+    prompt = program.encode(text)
     tokens = metronome.steps_that_fit(program, prompt, options.tokens)
     with metronome.Session(program, engine=options.engine, trace=options.trace,
                            notify=say) as session:
         bar = tqdm(total=len(prompt) - 1 + tokens, unit="step", file=sys.stderr, leave=False,
                    disable=not sys.stderr.isatty() or not options.json and sys.stdout.isatty())
         with bar:
-            def on_step(piece):
-                bar.update()
-                if not options.json:
-                    sys.stdout.buffer.write(piece)
-                    sys.stdout.buffer.flush()
             if not options.json:
-                sys.stdout.write(options.prompt)
-                sys.stdout.flush()
+                _write(text)
             result = session.generate(prompt, tokens, temperature=options.temperature,
-                                      seed=options.seed, check=options.check, on_step=on_step)
+                                      seed=options.seed, top_k=options.top_k, top_p=options.top_p,
+                                      stop="" if stop is None else stop, check=options.check,
+                                      on_step=lambda _: bar.update(),
+                                      on_text=None if options.json else _write)
     if not options.json:
-        print()
+        _write("\n")
     report = _report(result)
     if result.fault:
         raise CheckFailed(str(result.fault), report)
@@ -54,6 +55,17 @@ def run(options) -> dict:
             f"{result.seconds:.2f} s, {len(result.cycles) / max(result.seconds, 1e-9):.1f} steps/s"
             f", {result.simulated_hz:.0f} cycles/s")
     return report
+
+
+def _write(text: str) -> None:
+    """Text to stdout at once, whatever encoding the terminal claims to have."""
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+    sys.stdout.buffer.flush()
+
+
+def _stop(text: str | None) -> int | str | None:
+    """A stop token as the command line has it: digits are the number of a token."""
+    return int(text) if text and text.isascii() and text.isdigit() else text
 
 
 def _report(result: metronome.Generation) -> dict:
