@@ -227,14 +227,23 @@ def load_program(path: str) -> Program:
     image = load_image(path)
     if "tokenizer" not in image.extra or "macs" not in image.meta:
         raise MetronomeError(f"{path}: holds a program but no model; use metronome run")
-    if "sampling" in image.meta:
-        found = image.meta["sampling"]
-        words = Selection().rows(found["words"], image.config.lanes)
-        if set(found["stages"]) - set(STAGES) or any(at not in range(len(image.constants))
-                                                     for at in words):
-            raise MetronomeError(f"{path}: is damaged: its sampling settings are not known")
+    if not _known_sampling(image):
+        raise MetronomeError(f"{path}: is malformed: nothing is known of its sampling settings")
     tokenizer = unpack_tokenizer(image.extra["tokenizer"].tobytes(), image.meta["vocabulary"])
     return Program(image, tokenizer)
+
+
+def _known_sampling(image: Image) -> bool:
+    """Whether what an image says of its stages makes sense: a run writes these constants."""
+    if "sampling" not in image.meta:
+        return True
+    try:
+        stages, words = image.meta["sampling"]["stages"], image.meta["sampling"]["words"]
+        Selection().rows(words, image.config.lanes)
+        return all(stage in STAGES for stage in stages) and all(
+            isinstance(at, int) and 0 <= at < len(image.constants) for at in words.values())
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def load_image(path: str) -> Image:
