@@ -4,7 +4,7 @@ from scripts.commands.common import program_of, say
 
 def run(options) -> dict:
     program = program_of(options)
-    report = program.compiled.report()
+    report = program.report()
     if options.output:
         program.save(options.output)
         say(f"wrote {options.output}")
