@@ -7,10 +7,7 @@ import pytest
 from arch import numerics
 from arch.queues import Stream
 from compiler.asm import assemble
-from compiler.quantised import eps_vector
-from scripts import sketches
 from scripts.pages import ROOT
-from scripts.sketches import CONTEXT, DIM, HEADS, SIZE
 from sim.checker import check_schedule
 from sim.machine import Machine
 
@@ -139,66 +136,3 @@ def test_partial_sums_of_two_chips_add_up(rng):
         assert stream == Stream.ACC
         sums.append(lanes.astype(np.int64))
     assert np.array_equal(sums[0] + sums[1], w @ x)
-
-
-class Gpt2:
-    """The block in plain arithmetic: all heads at once, no vectors, no tiles."""
-
-    def __init__(self, block):
-        self.block, self.keys, self.values = block, [], []
-
-    def norm(self, x):
-        eps = eps_vector(self.block.eps_total, 16)
-        return numerics.rsqrt((x * x).sum() + (eps * eps).sum(), self.block.shifts.norm_bias)
-
-    def linear(self, name, x, post, r=None, c=0):
-        m = self.block.m[name]
-        if r is not None:
-            m = numerics.mac(m, r, 0, 0, 12, b_float=True)
-        return numerics.mac(self.block.w[name] @ x, m, c, self.block.shifts.pre, post)
-
-    def step(self, token, position):
-        block, s = self.block, self.block.shifts
-        x = numerics.mac(block.embedding[token], block.embedding_m[token],
-                         block.positions[position], 0, s.embedding)
-        r, n = self.norm(x), numerics.activation(x, s.norm, 10)
-        self.keys.append(numerics.saturate_symmetric(self.linear("k", n, s.k, r), 8))
-        self.values.append(numerics.saturate_symmetric(self.linear("v", n, s.v, r), 8))
-        q = numerics.activation(self.linear("q", n, s.q, r, block.bias["q"]), s.q_in, 10)
-        att = []
-        for head in range(HEADS):
-            part = slice(head * SIZE, (head + 1) * SIZE)
-            keys, values = np.array(self.keys)[:, part], np.array(self.values)[:, part]
-            scores = numerics.mac(keys @ q[part], block.m["scores"][head], 0, s.scores_pre,
-                                  s.scores)
-            p = numerics.exp2(scores, scores.max(), s.exp)
-            inverse = numerics.recip(p.sum(), s.recip)
-            att.append(numerics.mac(numerics.activation(p, 0, 10) @ values, inverse, 0, s.att_pre,
-                                    s.att, b_float=True))
-        att = numerics.activation(np.concatenate(att), 0, 10)
-        x = self.linear("out", att, s.out, c=numerics.saturate(x + block.bias["out"], 16))
-        r, n = self.norm(x), numerics.activation(x, s.norm, 10)
-        hidden = numerics.gelu(self.linear("fc", n, s.fc, r, block.bias["fc"]))
-        biased = numerics.saturate(x + block.bias["proj"], 16)
-        return self.linear("proj", numerics.activation(hidden, s.hidden, 10), s.proj, c=biased)
-
-
-def test_gpt2_block_equals_numpy_at_every_position(rng):
-    block = sketches.random_block()
-    image = sketches.gpt2(block)
-    check_schedule(image)
-    machine, reference = Machine(image.config), Gpt2(block)
-    machine.load(image)
-    spread = []
-    for position in range(CONTEXT):
-        token = int(rng.integers(sketches.VOCABULARY))
-        machine.run_step(position, token)
-        expected = reference.step(token, position)
-        seen = np.concatenate([machine.read_mem(0, word) for word in range(DIM // 16)])
-        assert np.array_equal(seen, expected), position
-        spread.append(expected.std())
-        assert abs(expected.mean()) < 0.1 * expected.std()
-    # Numbers of ordinary size: neither all zero nor saturated.
-    assert 200 < min(spread) and max(spread) < 12000
-    for history in (reference.keys, reference.values):
-        assert 10 < np.std(history) < 100
