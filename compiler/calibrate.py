@@ -23,7 +23,8 @@ class Activations:
         Per layer: ``x_att``, ``x_ffn`` [tokens, dim] (residual before the norms), ``q`` [tokens,
         heads, size] and ``k`` (after RoPE), ``q_raw``, ``k_raw`` (before), ``v`` [tokens,
         kv_heads, size], ``att`` [tokens, heads * size], ``gate``, ``hidden`` [tokens, hidden_dim],
-        ``up`` where there is one, ``x_out`` [tokens, dim].
+        ``up`` where there is one, ``x_out`` [tokens, dim]; ``received`` [tokens, kv_heads], the
+        attention that the queries of all positions paid to a token.
     embedding, final : float array, [tokens, dim]
         Residual at the beginning and before the final norm. With LayerNorm the mean over the
         channels is taken off every residual.
@@ -138,6 +139,7 @@ class _Decoder:
         scores = np.where(future, -np.inf, scores)
         p = np.exp(scores - scores.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
+        kept["received"] = p.sum((2, 3)).transpose(0, 2, 1)[:, start:]
         kept["att"] = np.einsum("bkgts,bskd->btkgd", p, values).reshape(batch, count, -1)
         return kept["att"]
 

@@ -83,7 +83,7 @@ def uniform(model: QuantModel):
     first = model.layers[0]
     for number, layer in enumerate(model.layers):
         for field in dataclasses.fields(layer):
-            if field.name.startswith("w"):
+            if field.name.startswith("w") or field.name == "units":
                 continue
             mine, theirs = getattr(layer, field.name), getattr(first, field.name)
             if isinstance(mine, Requant):

@@ -28,6 +28,8 @@ def projections(low: Lowering, layer) -> None:
                    accumulator=accumulator, shift=layer.att_norm_shift)
         source = dict(a=Acc(accumulator), b=Mem(low.m_qkv, base + first), pre=requant.pre,
                       post=requant.post)
+        if requant.bias is not None:
+            source["c"] = Const(at[f"bias_{name}"] + first)
         if name == "v":
             word = at["values"] + first * low.v_words
 
@@ -41,9 +43,8 @@ def projections(low: Lowering, layer) -> None:
             continue
         if low.model.rope is None:
             into = Mem(low.k, first) if name == "k" else Mem(low.q, first)
-            bias = Const(at["bias_q"] + first) if name == "q" else None
-            low.pass_(f"{name} {first} requantise", "MAC", count, c=bias, label=name, first=first,
-                      into=[into], **source)
+            low.pass_(f"{name} {first} requantise", "MAC", count, label=name, first=first, into=[into],
+                      **source)
         else:
             low.pass_(f"{name} {first} requantise", "MAC", count, label="qk_raw",
                       first=base + first, into=[Mem(low.raw, base + first)], **source)

@@ -88,9 +88,9 @@ def _place_layer(low: Lowering, layer) -> dict:
         for vectors in first_multipliers:
             constants.place(vectors[first:first + count])
     at["m_down"] = constants.place(constants.channels(layer.down.m))
-    for name in ("q", "o", "gate", "down"):
+    for name in ("q", "k", "v", "o", "gate", "down"):
         bias = getattr(layer, name).bias
         if bias is not None:
-            bias = spread(bias, heads.count) if name == "q" else bias
+            bias = spread(bias, {"q": heads.count, "k": heads.kv_count}[name]) if name in "qk" else bias
             at[f"bias_{name}"] = constants.place(constants.channels(bias))
     return at

@@ -4,19 +4,20 @@ The checkpoint is rewritten first (`compiler.equivalent`), so that only norms wi
 All layers share one program and with it their shifts; multipliers take up the rest.
 """
 import dataclasses
+import functools
 import math
 
 import numpy as np
 
 from arch import numerics
 from arch.config import Config
-from compiler import calibrate
+from compiler import calibrate, scales
 from compiler.checkpoint import Checkpoint
+from compiler.equalise import equalised
 from compiler.equivalent import simplified
 from compiler.errors import ModelError
 from compiler.quantised import NORM_POST, ROPE_FRACTION, QuantLayer, QuantModel, Requant, Rows
-from compiler.scales import (HEADROOM, Ratio, clip_scale, lane, quantise_weights, requants, room,
-                             shift_error)
+from compiler.scales import (HEADROOM, Ratio, lane, quantise_weights, requants, room, shift_error)
 
 #: The scale of a row of the embedding is a multiplier of 15 bits below this shift.
 MOST_POST = 31
@@ -35,10 +36,33 @@ def _residual_scale(acts: calibrate.Activations, bits: int, least: float) -> flo
     return min((floor * 2.0**(step / 8) for step in range(8)), key=cost)
 
 
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How outliers are handled. The default is what measured best: see docs/numerics.md.
+
+    Parameters
+    ----------
+    clip : str
+        How activation scales are chosen, one of `compiler.scales.CLIPS`.
+    weighted : bool
+        Whether errors of keys and values count as much as the attention that they receive.
+    equalise : bool
+        `compiler.equalise`.
+    """
+    clip: str = "mse"
+    weighted: bool = True
+    equalise: bool = True
+
+
+METHOD = Method()
+
+
 class _Quantiser:
     """State shared by the parts of `quantise`: scales per layer, shifts for all layers."""
 
-    def __init__(self, checkpoint, acts, config, context):
+    def __init__(self, checkpoint, acts, config, context, method=METHOD):
+        clip_scale = functools.partial(scales.clip_scale, clip=method.clip)
+        self.clip_scale = clip_scale
         self.ckpt, self.acts, self.config = checkpoint, acts, config
         self.model, self.bits, self.context = checkpoint.config, config.activation_bits, context
         # Any row of the embedding fits; and so does the norm's epsilon, into its vector.
@@ -50,8 +74,9 @@ class _Quantiser:
         heads = range(self.model.n_heads), range(self.model.n_kv_heads)
         self.q_scale = [np.array([clip_scale(a["q"][:, h], self.bits) for h in heads[0]])
                         for a in layers]
-        self.k_scale = [np.array([clip_scale(a["k"][:, h], 8) for h in heads[1]]) for a in layers]
-        self.v_scale = [np.array([clip_scale(a["v"][:, h], 8) for h in heads[1]]) for a in layers]
+        self.k_scale, self.v_scale = ([np.array([
+            clip_scale(a[name][:, h], 8, weights=a["received"][:, h, None] if method.weighted
+                       else None) for h in heads[1]]) for a in layers] for name in "kv")
         self.q_shift = min(room(a["q_raw"], s[:, None]) for a, s in zip(layers, self.q_scale))
         self.k_shift = min(room(a["k_raw"], s[:, None]) for a, s in zip(layers, self.k_scale))
         self._hidden()
@@ -71,7 +96,7 @@ class _Quantiser:
             self.hidden_scale = [unit * 2.0**self.hidden_shift] * len(layers)
             self.hidden_post = 0
             return
-        self.hidden_scale = [clip_scale(a["hidden"], self.bits) for a in layers]
+        self.hidden_scale = [self.clip_scale(a["hidden"], self.bits) for a in layers]
         self.hidden_shift = min(room(a["hidden"], s) for a, s in zip(layers, self.hidden_scale))
         # silu has ACT_FRACTION bits; up gets what is left, at HEADROOM over its largest.
         self.hidden_post = min(math.floor(math.log2(
@@ -152,8 +177,18 @@ class _Quantiser:
                            att_norm_shift=self.shift["x_att"], att_norm_bias=self.bias["x_att"],
                            ffn_norm_shift=self.shift["x_ffn"], ffn_norm_bias=self.bias["x_ffn"],
                            q_shift=self.q_shift, k_shift=self.k_shift,
-                           hidden_post=self.hidden_post, hidden_shift=self.hidden_shift)
+                           hidden_post=self.hidden_post, hidden_shift=self.hidden_shift,
+                           units=self.units(number))
                 for number, part in enumerate(parts)]
+
+    def units(self, number: int) -> dict:
+        """Steps of the vectors of a layer, shaped to multiply [tokens, ...]."""
+        group = self.model.n_heads // self.model.n_kv_heads
+        v = self.v_scale[number]
+        return {"q": self.q_scale[number][:, None], "k": self.k_scale[number][:, None],
+                "v": v[:, None], "gate": 2.0**-numerics.ACT_FRACTION,
+                "att": np.repeat(v, group * self.model.head_size) * 2.0**(8 - self.bits),
+                "hidden": self.hidden_scale[number], "x_ffn": self.sx, "x_out": self.sx}
 
     def rows(self, table) -> Rows:
         """A table of int8 rows whose scale is a power of two away from the residual's."""
@@ -192,13 +227,13 @@ class _Quantiser:
         if model.tied:
             rows, unit = embedding.rows, self.sx * 2.0**-embedding.post
             per_step = unit / one * (1 if joined else root / self.sx)
-            middle = math.log2(clip_scale(gained, self.bits) * per_step)
+            middle = math.log2(self.clip_scale(gained, self.bits) * per_step)
             exponent = min((math.floor(middle), math.ceil(middle)), key=lambda e: shift_error(
                 gained, 2.0**e / per_step, 0, self.bits))
             step = 2.0**exponent / per_step
         else:
             rows, scale = quantise_weights(ckpt.classifier)
-            step = clip_scale(gained, self.bits)
+            step = self.clip_scale(gained, self.bits)
         shift = room(gained, step)
         out = step * 2.0**-shift
         if joined:
@@ -255,7 +290,7 @@ def _check_finite(acts: calibrate.Activations) -> None:
 
 
 def quantise(checkpoint: Checkpoint, config: Config, calibration: np.ndarray,
-             context: int) -> QuantModel:
+             context: int, method: Method = METHOD) -> QuantModel:
     """Quantise a checkpoint for a machine.
 
     Parameters
@@ -277,4 +312,7 @@ def quantise(checkpoint: Checkpoint, config: Config, calibration: np.ndarray,
     with np.errstate(over="ignore", invalid="ignore"):
         acts = calibrate.run(checkpoint, calibration)
     _check_finite(acts)
-    return _Quantiser(checkpoint, acts, config, context).whole()
+    if method.equalise:
+        checkpoint = equalised(checkpoint, acts, config.activation_bits)
+        acts = calibrate.run(checkpoint, calibration)
+    return _Quantiser(checkpoint, acts, config, context, method).whole()

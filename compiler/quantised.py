@@ -59,6 +59,8 @@ class QuantLayer:
     """One decoder layer in integers; weights [out, in] int8, as in the checkpoint's order.
 
     ``gate`` belongs to ``w1``, in a layer without gate too; ``w3`` and ``up`` are None there.
+    ``units`` is for reports only: what one step of a vector is in the float model, by the names of
+    `compiler.calibrate.Activations`.
     """
     wq: np.ndarray
     wk: np.ndarray
@@ -83,6 +85,7 @@ class QuantLayer:
     scores: Requant
     hidden_post: int
     hidden_shift: int
+    units: dict | None = None
 
 
 @dataclasses.dataclass(frozen=True)

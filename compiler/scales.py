@@ -49,19 +49,24 @@ def quantise_weights(w: np.ndarray, clip: str = "mse") -> tuple:
     return q, best_scale
 
 
-def clip_scale(samples: np.ndarray, bits: int, clip: str = "mse") -> float:
+def clip_scale(samples: np.ndarray, bits: int, clip: str = "mse",
+               weights: np.ndarray | None = None) -> float:
     """Scale of a symmetric integer of ``bits`` bits for ``samples``.
 
-    With ``mse`` the one of least squared error among 26 from the maximum down to half of it.
+    With ``mse`` the one of least squared error among 26 from the maximum down to half of it;
+    ``weights``, which broadcast to the samples, say how much the error of each counts.
     """
-    samples = np.abs(np.asarray(samples, np.float64)).ravel()
+    samples = np.abs(np.asarray(samples, np.float64))
+    weights = np.ones(samples.shape) if weights is None else weights + np.zeros(samples.shape)
+    samples, weights = samples.ravel(), weights.ravel()
     peak, limit = max(samples.max(), 1e-9), (1 << bits - 1) - 1
     if clip == "maximum":
         return float(peak / limit)
     if clip == "percentile":
         return float(max(np.percentile(samples, PERCENTILE), 1e-9) / limit)
     scales = peak * np.linspace(1.0, 0.5, 26) / limit
-    errors = [np.mean((np.minimum(np.rint(samples / s), limit) * s - samples)**2) for s in scales]
+    errors = [np.mean(weights * (np.minimum(np.rint(samples / s), limit) * s - samples)**2)
+              for s in scales]
     return float(scales[int(np.argmin(errors))])
 
 

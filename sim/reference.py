@@ -38,6 +38,8 @@ class Reference:
                          if getattr(layer, name) is not None} for layer in model.layers]
         self.table = model.classifier.astype(np.float64)
         self.kept = self._kept = None
+        #: Called with (name, layer, integers [count, ...], bits) for the vectors of a report.
+        self.listener = None
 
     def step(self, token: int, position: int, keep: bool = False) -> np.ndarray:
         """Logits [vocab] with `numerics.LOGIT_FRACTION` fraction bits after ``token``.
@@ -61,6 +63,10 @@ class Reference:
     def _keep(self, label, layer, values):
         if self._kept is not None:
             self._kept.put(label, layer, values)
+
+    def _tell(self, name, layer, values, bits):
+        if self.listener is not None:
+            self.listener(name, layer, values, bits)
 
     def _matmul(self, weights, x):
         return (x.astype(np.float64) @ weights.T).astype(np.int64)
@@ -116,7 +122,9 @@ class Reference:
                 gained = self._requantise(x, model.final_gain.m, model.final_gain)
                 self._keep("final", end, gained)
         acc = self._matmul(self.table, self._activation(gained, model.final_shift))
-        return self._requantise(acc, m, model.logits)
+        logits = self._requantise(acc, m, model.logits)
+        self._tell("logits", end, logits, 16)
+        return logits
 
     def _row(self, table: Rows, ids, label, c=0):
         if self._kept is not None:
@@ -147,16 +155,22 @@ class Reference:
         layer, weights = self.model.layers[number], self.weights[number]
         r = self._norm(x, layer.att_norm_bias, "att", number)
         att = self._attention(number, layer, weights, x, r, start)
-        acc = self._matmul(weights["wo"], self._activation(att, 0))
+        att = self._activation(att, 0)
+        self._tell("att", number, att, self.config.activation_bits)
+        acc = self._matmul(weights["wo"], att)
         x = self._requantise(acc, layer.o.m, layer.o, self._added(x, layer.o, "att.biased", number))
         self._keep("x_mid", number, x)
+        self._tell("x_ffn", number, x, 16)
         r = self._norm(x, layer.ffn_norm_bias, "ffn", number)
         hidden = self._hidden(number, layer, weights, x, r)
         self._keep("hidden", number, hidden)
-        acc = self._matmul(weights["w2"], self._activation(hidden, layer.hidden_shift))
+        inner = self._activation(hidden, layer.hidden_shift)
+        self._tell("hidden", number, inner, self.config.activation_bits)
+        acc = self._matmul(weights["w2"], inner)
         x = self._requantise(acc, layer.down.m, layer.down,
                              self._added(x, layer.down, "ffn.biased", number))
         self._keep("x_out", number, x)
+        self._tell("x_out", number, x, 16)
         return x
 
     def _attention(self, number, layer, weights, x, r, start):
@@ -167,6 +181,10 @@ class Reference:
         end = start + count
         self.keys[number, start:end] = numerics.saturate_symmetric(k, 8)
         self.values[number, start:end] = numerics.saturate_symmetric(v, 8)
+        for name, values, bits in (("q", q, self.config.activation_bits),
+                                   ("k", self.keys[number, start:end], 8),
+                                   ("v", self.values[number, start:end], 8)):
+            self._tell(name, number, values, bits)
         future = np.arange(end) > np.arange(start, end)[:, None, None, None]
         group = q.reshape(count, heads.kv_count, heads.group, heads.size).astype(np.float64)
         keys, values = (cache[number, :end].transpose(1, 0, 2).astype(np.float64)
@@ -224,6 +242,7 @@ class Reference:
         """The hidden state of the feed-forward part, int16."""
         n, m_gate = self._activation(x, layer.ffn_norm_shift), self._joined(layer.gate, r)
         gate = self._requantise(self._matmul(weights["w1"], n), m_gate, layer.gate)
+        self._tell("gate", number, gate, 16)
         if self.dims.activation == "gelu":
             self._keep("ffn.m", number, m_gate)
             return numerics.gelu(gate)

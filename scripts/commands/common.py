@@ -3,7 +3,9 @@ import pathlib
 import sys
 
 import metronome
-from metronome import Config, MetronomeError, profile
+from arch.config import Config, profile
+from compiler.errors import MetronomeError
+from compiler.files import in_one_piece
 
 
 #: No context holds a longer prompt.
@@ -65,7 +67,7 @@ def read_prompt(options) -> str:
 
 def write_file(path: str, data: bytes) -> None:
     """Write a whole file, or none."""
-    metronome.write_file(path, data)
+    in_one_piece(path, lambda file: file.write(data))
 
 
 def config_of(options) -> Config:

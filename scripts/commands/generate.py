@@ -4,7 +4,8 @@ import sys
 from tqdm import tqdm
 
 import metronome
-from metronome import MetronomeError, stop_token
+from compiler.errors import MetronomeError
+from compiler.stop import stop_token
 from scripts.commands.common import CheckFailed, program_of, read_prompt, say
 
 
