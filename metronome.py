@@ -4,10 +4,14 @@
 >>> program = metronome.compile(metronome.load_model(), "ecp5_85k")
 >>> with metronome.Session(program, engine="verilator") as session:
 ...     print(session.generate("ROMEO:", tokens=100).text)
+
+What these calls return shows itself in a notebook: a model its sizes, a program its cycles by
+position, a generation its text. The command line uses nothing but this module.
 """
 from __future__ import annotations
 
 import codecs
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,24 +22,41 @@ from arch import image as image_format
 from arch.config import Config, profile
 from arch.hostmap import NO_TOKEN, ROW_GENERATE, ROW_PROMPT
 from arch.image import Image
-from arch.numerics import inverse_temperature
+from arch.numerics import LOGIT_FRACTION, inverse_temperature
 from arch.selection import STAGES, Selection
+from compiler import export as formats
+from compiler.asm import assemble
 from compiler.checkpoint import Checkpoint
+from compiler.disasm import disassemble
 from compiler.errors import MetronomeError
+from compiler.files import in_one_piece
 from compiler.load import AnyTokenizer, load_files, unpack_tokenizer
 from compiler.pipeline import Compiled, compile_model
 from compiler.stop import stop_token
-from sim import engine as engines
+from sim import engine as engines, notebook, toolchain
+from sim.evaluation import mean_nats, windows
+from sim.float_model import FloatModel
+from sim.inventory import inventory
+from sim.programs import ImageRun, run_image
+from sim.quality import compare, table as quality_table
 from sim.reference import Reference
 from sim.reference_engine import first_difference, run_reference
 
-__all__ = ["Model", "Program", "Session", "Generation", "MetronomeError", "load_model", "compile",
-           "load_program", "generate", "needed_sampling", "FaultError", "DEFAULT_PROFILE",
-           "DEFAULT_ENGINE"]
+__all__ = ["Model", "Program", "Session", "Generation", "Evaluation", "MetronomeError",
+           "load_model", "compile", "load_program", "generate", "evaluate", "quality_table",
+           "export", "FORMATS",
+           "needed_sampling", "stop_token", "FaultError", "DEFAULT_PROFILE", "DEFAULT_ENGINE",
+           # Programs that are no model.
+           "Image", "ImageRun", "assemble", "disassemble", "load_image", "run_image",
+           "is_image", "check_engine", "steps_that_fit", "reference_logits",
+           # The machine itself.
+           "Config", "profile", "inventory", "verilog"]
 
 MODELS = pathlib.Path(__file__).with_name("models")
 BUILT_IN, BUILT_IN_TOKENIZER = "shakespeare.bin", "shakespeare_tokenizer.bin"
 DEFAULT_PROFILE, DEFAULT_ENGINE = "ecp5_85k", "verilator"
+#: What `export` writes.
+FORMATS = formats.FORMATS
 #: Most of a calibration text that is used.
 CALIBRATION_SEQUENCES, CALIBRATION_LENGTH = 16, 256
 
@@ -56,6 +77,21 @@ class Model:
     checkpoint: Checkpoint
     tokenizer: AnyTokenizer
     name: str
+
+    def summary(self) -> dict[str, object]:
+        """The model's kind and sizes, by name."""
+        config = self.checkpoint.config
+        return {"family": config.family, "weights": config.weights, "layers": config.n_layers,
+                "width": config.dim, "hidden width": config.hidden_dim, "heads": config.n_heads,
+                "key and value heads": config.n_kv_heads, "vocabulary": config.vocab_size,
+                "context": config.seq_len, "tied": config.tied, "tokenizer": self.tokenizer}
+
+    def __repr__(self) -> str:
+        config = self.checkpoint.config
+        return f"<Model {self.name}: {config.family} of {config.weights:,} weights>"
+
+    def _repr_html_(self) -> str:
+        return notebook.table(f"Model {self.name}", self.summary())
 
 
 def load_model(path: str | None = None, tokenizer: str | None = None) -> Model:
@@ -149,6 +185,33 @@ class Program:
         return (macs["layers"] + macs["per_context"] * (position + 1)
                 + (0 if prompt else macs["logits"]))
 
+    def report(self) -> dict:
+        """Memory used, cycles and utilisation by position: what ``metronome compile`` tells.
+
+        Raises
+        ------
+        MetronomeError
+            If the program was read from an image.
+        """
+        return _compiled(self, "a report").report()
+
+    def cycles(self) -> list[int]:
+        """Cycles of the generate step at every position of the context."""
+        return [self.predicted(at, prompt=False) for at in range(self.image.meta["context"])]
+
+    def __repr__(self) -> str:
+        cycles = self.cycles()
+        return (f"<Program for {self.config.name}: {cycles[0]:,} to {cycles[-1]:,} cycles a "
+                f"token, {len(cycles)} positions>")
+
+    def _repr_html_(self) -> str:
+        cycles = self.cycles()
+        return notebook.table(f"Program for {self.config.name}", {
+            "multipliers": self.config.macs_per_cycle, "positions": len(cycles),
+            "program": f"{self.image.program_bytes:,} bytes",
+            "weights": f"{self.image.weights.size:,} bytes",
+        }) + notebook.curve("cycles of a token, by position", cycles)
+
     def save(self, path: str) -> None:
         """Write the image file."""
         try:
@@ -227,14 +290,28 @@ def load_program(path: str) -> Program:
     image = load_image(path)
     if "tokenizer" not in image.extra or "macs" not in image.meta:
         raise MetronomeError(f"{path}: holds a program but no model; use metronome run")
-    if "sampling" in image.meta:
-        found = image.meta["sampling"]
-        words = Selection().rows(found["words"], image.config.lanes)
-        if set(found["stages"]) - set(STAGES) or any(at not in range(len(image.constants))
-                                                     for at in words):
-            raise MetronomeError(f"{path}: is damaged: its sampling settings are not known")
+    if not _known_sampling(image):
+        raise MetronomeError(f"{path}: is malformed: nothing is known of its sampling settings")
     tokenizer = unpack_tokenizer(image.extra["tokenizer"].tobytes(), image.meta["vocabulary"])
     return Program(image, tokenizer)
+
+
+def _known_sampling(image: Image) -> bool:
+    """Whether what an image says of its stages makes sense: a run writes these constants."""
+    if "sampling" not in image.meta:
+        return True
+    try:
+        stages, words = image.meta["sampling"]["stages"], image.meta["sampling"]["words"]
+        Selection().rows(words, image.config.lanes)
+        return all(stage in STAGES for stage in stages) and all(
+            isinstance(at, int) and 0 <= at < len(image.constants) for at in words.values())
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is an image."""
+    return head.startswith(image_format.MAGIC)
 
 
 def load_image(path: str) -> Image:
@@ -288,6 +365,15 @@ class Generation:
     simulated_hz: float
     fault: str | None = None
     difference: str | None = None
+
+    def _repr_html_(self) -> str:
+        steps = max(len(self.cycles), 1)
+        return notebook.passage("", self.text) + notebook.table(f"{len(self.tokens)} tokens", {
+            "engine": self.engine, "profile": self.profile,
+            "cycles a step": f"{sum(self.cycles) / steps:.0f}, predicted "
+                             f"{sum(self.predicted) / steps:.0f}",
+            "multipliers busy": f"{100 * self.utilisation:.1f} % of {self.macs_per_cycle}",
+            "stopped by": self.fault or self.difference or "nothing"})
 
 
 def check_engine(name: str) -> None:
@@ -489,3 +575,140 @@ def needed_sampling(temperature: float, top_k: int, top_p: float) -> tuple:
         return Selection(temperature, top_k, top_p).stages
     except ValueError as error:
         raise MetronomeError(str(error)) from None
+
+
+# Measuring and exporting.
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model predicts a text.
+
+    Members
+    -------
+    tokens : int
+        How many were scored.
+    nats_per_token, perplexity : float
+        Mean negative log-likelihood, and e to that power.
+    engine : str
+        ``float`` or ``reference``.
+    context : int
+        Tokens per window.
+    quality : dict or None
+        With a report: what `sim.quality.compare` gives; `quality_table` makes text of it.
+    """
+    tokens: int
+    nats_per_token: float
+    perplexity: float
+    engine: str
+    context: int
+    quality: dict | None = None
+
+    def _repr_html_(self) -> str:
+        return notebook.table(f"{self.tokens} tokens, engine {self.engine}", {
+            "nats per token": f"{self.nats_per_token:.4f}",
+            "perplexity": f"{self.perplexity:.2f}", "context": self.context})
+
+
+def evaluate(model: Model, text: str, engine: str = "reference",
+             config: Config | str = DEFAULT_PROFILE, *, context: int | None = None,
+             limit: int | None = None, calibration: str | None = None, report: bool = False,
+             progress: Callable[[int, int], None] | None = None) -> Evaluation:
+    """Measure a model on a text, in windows that do not overlap.
+
+    Parameters
+    ----------
+    engine : str
+        ``reference`` (quantised, as the machine computes) or ``float``.
+    config : Config or str
+        The machine, or the name of its profile; also bounds the windows of engine float, so that
+        the figures of both compare.
+    context : int or None
+        Tokens per window; None: as many as machine and model hold.
+    limit : int or None
+        Score only so many tokens.
+    calibration : str or None
+        As in `compile`; must not be the text.
+    report : bool
+        Also compare every vector of every layer with float (engine reference).
+    progress : callable or None
+        Told after every window how many tokens it scored, and how many there are in all.
+
+    Raises
+    ------
+    MetronomeError
+        If nothing can be scored or the context is too long.
+    """
+    config = profile(config) if isinstance(config, str) else config
+    longest = model.checkpoint.config.seq_len
+    usual = min(config.context, longest)
+    if engine == "float":
+        if report:
+            raise MetronomeError("a report compares engine reference with float: evaluate that")
+        score = FloatModel(model.checkpoint).logits
+    else:
+        program = compile(model, config, calibration)
+        longest, logits = usual, reference_logits(program)
+        score = lambda ids: logits(ids) / 2**LOGIT_FRACTION  # noqa: E731
+    context = context or usual
+    if context > longest:
+        raise MetronomeError(f"the context must be at most {longest}, not {context}")
+    parts = windows(model.tokenizer.encode(text, bos=False), context, model.tokenizer.bos_id,
+                    limit)
+    total = sum(map(len, parts)) - len(parts)
+    if not total:
+        raise MetronomeError("the text has no token to score")
+    tell = progress and (lambda done: progress(done, total))
+    try:
+        if report:
+            with np.errstate(over="ignore", invalid="ignore"):  # as in mean_nats
+                found = compare(model.checkpoint, program.compiled.model, config, parts, tell)
+            return Evaluation(found["tokens"], found["nats"], math.exp(found["nats"]), engine,
+                              context, found)
+        mean, count = mean_nats(score, parts, tell)
+    except ValueError as error:
+        raise MetronomeError(f"{model.name}: {error}: its weights are too large") from None
+    return Evaluation(count, mean, math.exp(mean), engine, context)
+
+
+def export(model: Model, path: str, form: str) -> list[str]:
+    """Write a model and its tokenizer in another format; returns the paths written.
+
+    Parameters
+    ----------
+    form : str
+        One of `FORMATS`.
+
+    Raises
+    ------
+    MetronomeError
+        If the format cannot hold the model, or a file cannot be written.
+    """
+    return [str(written) for written in
+            formats.export(path, model.checkpoint, model.tokenizer, form)]
+
+
+def verilog(config: Config | str = DEFAULT_PROFILE,
+            notify: Callable[[str], None] = lambda text: None):
+    """The machine as one Verilog file: an object with ``verilog`` (the text) and ``top``.
+
+    Raises
+    ------
+    MetronomeError
+        If Amaranth or Yosys is not installed.
+    """
+    reason = toolchain.missing(toolchain.amaranth, toolchain.yosys)
+    if reason:
+        raise MetronomeError(reason)
+    from sim import rtl
+    return rtl.generate(profile(config) if isinstance(config, str) else config, notify)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a whole file, or none.
+
+    Raises
+    ------
+    MetronomeError
+        If it cannot be written.
+    """
+    in_one_piece(path, lambda file: file.write(data))

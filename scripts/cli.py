@@ -14,6 +14,7 @@ from arch.image import ImageError
 from arch.isa import IsaError
 from arch.selection import STAGES
 from compiler.errors import MetronomeError
+from compiler.export import FORMATS
 from scripts.commands.common import CheckFailed
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -128,6 +129,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--limit", metavar="TOKENS", type=_count, help="score only so many")
     command.add_argument("--report", action="store_true", help="float against integers, layer by "
                          "layer: signal-to-noise ratio and saturated values")
+
+    command = add("export", "export", "write a model in another format")
+    _model_arguments(command, calibrate=False)
+    command.add_argument("--format", choices=FORMATS, metavar="NAME", required=True,
+                         help=f"one of {', '.join(FORMATS)}")
+    command.add_argument("-o", "--output", metavar="PATH", required=True,
+                         help="the .bin, its tokenizer beside it, or the folder")
 
     command = add("asm", "programs", "assemble a program by hand")
     command.add_argument("source", metavar="SOURCE")

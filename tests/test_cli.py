@@ -14,7 +14,7 @@ from arch.hostmap import Space
 from compiler.checkpoint import Checkpoint, ModelConfig, random_checkpoint
 from compiler.llama2c import save_checkpoint
 from scripts import cli
-from scripts.commands.evaluate import nats, windows
+from sim.evaluation import nats, windows
 
 ROOT = pathlib.Path(__file__).parents[1]
 GENERATE_KEYS = {"schema", "text", "prompt_tokens", "tokens", "cycles", "predicted", "engine",
@@ -165,7 +165,7 @@ def test_check_sees_a_wrong_cycle_count(run, monkeypatch):
     (["compile", "--profile", "tiny"], "the model needs"),
     (["eval", "--text", "/nowhere/x"], "/nowhere/x: cannot be read"),
     (["eval", "--text", sys.executable], "is not UTF-8 text"),
-    (["eval", "--text", __file__, "--context", "300"], "--context must be at most 256"),
+    (["eval", "--text", __file__, "--context", "300"], "the context must be at most 256"),
     (["disasm", "/nowhere/x"], "/nowhere/x: cannot be read"),
     (["asm", "/nowhere/x", "-o", "y"], "/nowhere/x: cannot be read"),
     (["run", __file__], "line 1:"),

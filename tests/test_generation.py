@@ -1,4 +1,5 @@
 """Generation as people use it: top-k, top-p, stop tokens, prompts from files, text as it comes."""
+import dataclasses
 import io
 import sys
 
@@ -117,6 +118,20 @@ def test_settings_that_cannot_be(plain, settings, words):
         with pytest.raises(MetronomeError) as error:
             session.generate("A", 2, **settings)
     assert str(error.value).endswith(words)
+
+
+@pytest.mark.parametrize("said", [
+    7, {}, {"stages": ["top-k"]}, {"stages": ["best"], "words": {}},
+    {"stages": 3, "words": {}}, {"stages": ["top-k"], "words": {"top_q": 1}},
+    {"stages": ["top-k"], "words": {"top_k": 1 << 40}}, {"stages": ["top-k"], "words": [1]},
+    {"stages": ["top-k"], "words": {"top_k": "1"}}, {"stages": ["top-k"], "words": {"top_k": -1}}])
+def test_an_image_that_says_nonsense(program, said, tmp_path):
+    path = tmp_path / "bad.img"
+    image = dataclasses.replace(program.image, meta=program.image.meta | {"sampling": said})
+    image.save(path)
+    with pytest.raises(MetronomeError) as error:
+        metronome.load_program(str(path))
+    assert str(error.value).endswith("is malformed: nothing is known of its sampling settings")
 
 
 def test_unknown_stage(model):

@@ -32,7 +32,7 @@ SHAPES = [
         "more have waits that no instruction holds")),
 ]
 #: Models for the RTL of profile tiny, which other tests have built already.
-SMALL = [(48, 20, 1, 6, 3, 65, True, "llama"), (32, 44, 2, 2, 1, 97, False, "llama"),
+SMALL = [(48, 20, 1, 6, 3, 65, True, "llama"), (24, 20, 2, 3, 1, 65, False, "llama"),
          (40, 24, 1, 5, 5, 70, True, "gpt2")]
 
 

@@ -143,6 +143,15 @@ def test_selection_of_both(choosy):
     assert choosy.sampling == ("top-k", "top-p")
 
 
+def test_selection_behind_layer_norm():
+    """The end of a GPT-2 model is another one, top-k and top-p behind it are the same."""
+    model = ModelConfig(dim=32, hidden_dim=20, n_layers=1, n_heads=4, n_kv_heads=4, vocab_size=43,
+                        seq_len=8, tied=True, family="gpt2")
+    compiled = compile_model(random_checkpoint(model, 6), profile("ecp5_85k"), tries=0,
+                             sampling=("top-k", "top-p"))
+    assert lockstep(compiled, [1], 6, settings=Selection(0.9, top_k=11, top_p=0.7)) > 0
+
+
 def test_selection_with_whole_vectors():
     """A vocabulary without lanes to mask, on other latencies, over two rows."""
     config = profile("small").replace(vxm_stages=2, mem_stages=1, reduce_stages=3, const_stages=1)

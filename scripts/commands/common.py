@@ -3,9 +3,7 @@ import pathlib
 import sys
 
 import metronome
-from arch.config import Config, profile
-from compiler.errors import MetronomeError
-from compiler.files import in_one_piece
+from metronome import Config, MetronomeError, profile
 
 
 #: No context holds a longer prompt.
@@ -67,7 +65,7 @@ def read_prompt(options) -> str:
 
 def write_file(path: str, data: bytes) -> None:
     """Write a whole file, or none."""
-    in_one_piece(path, lambda file: file.write(data))
+    metronome.write_file(path, data)
 
 
 def config_of(options) -> Config:

@@ -4,7 +4,7 @@ from scripts.commands.common import program_of, say
 
 def run(options) -> dict:
     program = program_of(options)
-    report = program.compiled.report()
+    report = program.report()
     if options.output:
         program.save(options.output)
         say(f"wrote {options.output}")
@@ -19,6 +19,9 @@ def run(options) -> dict:
         for position in sorted({0, middle, last}):
             print(f"position {position:<8} {cycles[position]} cycles, "
                   f"{100 * busy[position]:.1f} % of the multipliers busy")
+        if "sampling" in report:
+            print(f"{' and '.join(report['sampling']):<17} {report['selection_cycles'][0]} cycles "
+                  "of a generate step, from the last logit on")
         print(f"\nwhere the {cycles[middle]} cycles of position {middle} go:")
         print(f"{'matmul':<20} {'busy':>6} {'useful':>8} {'waiting':>8}")
         for entry in program.compiled.account(middle):

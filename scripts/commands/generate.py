@@ -4,8 +4,7 @@ import sys
 from tqdm import tqdm
 
 import metronome
-from compiler.errors import MetronomeError
-from compiler.stop import stop_token
+from metronome import MetronomeError, stop_token
 from scripts.commands.common import CheckFailed, program_of, read_prompt, say
 
 

@@ -1,17 +1,13 @@
 """``metronome verilog``: the machine as one Verilog file."""
 import sys
 
-from compiler.errors import MetronomeError
+import metronome
 from scripts.commands.common import config_of, say, write_file
-from sim import rtl, toolchain
 
 
 def run(options) -> dict:
-    reason = toolchain.missing(toolchain.amaranth, toolchain.yosys)
-    if reason:
-        raise MetronomeError(reason)
     config = config_of(options)
-    made = rtl.generate(config, say)
+    made = metronome.verilog(config, say)
     result = {"profile": config.name, "top": made.top, "bytes": len(made.verilog.encode())}
     if options.output:
         write_file(options.output, made.verilog.encode())

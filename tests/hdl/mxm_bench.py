@@ -49,7 +49,8 @@ class MxmBench(SliceBench):
     """Schedules the three queues of an `Mxm`; ``weights`` are loaded by the back door."""
 
     def __init__(self, config, weights, vendor=False):
-        super().__init__(Mxm(config=config, vendor=vendor), config)
+        # A slice of its own, for its memories start with these weights.
+        self.dut, self.config, self._schedule = Mxm(config=config, vendor=vendor), config, {}
         self.weights = np.array(weights, np.int64)
         self.issues = {name: {} for name in QUEUES}
         self.streams = collections.defaultdict(dict)

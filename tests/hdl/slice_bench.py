@@ -1,4 +1,5 @@
 """Drives one slice cycle by cycle and records what it puts on its stream and its fault lines."""
+import functools
 import operator
 
 import numpy as np
@@ -10,6 +11,24 @@ from arch.queues import Stream
 from hdl.signatures import stream_width, streams_of
 
 
+@functools.lru_cache(maxsize=4)
+def _simulated(kind, config):
+    """A slice, its simulator, and a list that holds the test bench to run.
+
+    To elaborate a slice takes longer than most runs: all benches of one configuration share it, and
+    every run but the first begins with a reset of the simulator.
+    """
+    dut, benches = kind(config=config), []
+
+    async def testbench(ctx):
+        await benches[-1](ctx)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    return dut, simulator, benches
+
+
 class SliceBench:
     """A schedule of issues, streams and inputs, and the recording of its run.
 
@@ -18,7 +37,7 @@ class SliceBench:
 
     Parameters
     ----------
-    dut : component with ``issue``, ``streams`` and ``fault``
+    kind : class of a component with ``issue``, ``streams`` and ``fault``
     config : Config
     output : str or None
         Member that holds the result stream.
@@ -26,8 +45,9 @@ class SliceBench:
         Further members to record.
     """
 
-    def __init__(self, dut, config, output=None, watch=()):
-        self.dut, self.config, self.output, self.watch = dut, config, output, watch
+    def __init__(self, kind, config, output=None, watch=()):
+        self.dut, self._simulator, self._benches = _simulated(kind, config)
+        self.config, self.output, self.watch = config, output, watch
         self._schedule = {}
 
     def _add(self, cycle, signal, value, idle):
@@ -100,10 +120,10 @@ class SliceBench:
                 watched.append({name: ctx.get(signal) for name, signal in watch})
                 await ctx.tick()
 
-        simulator = Simulator(self.dut)
-        simulator.add_clock(1e-6)
-        simulator.add_testbench(testbench)
-        simulator.run()
+        if self._benches:
+            self._simulator.reset()
+        self._benches[:] = [testbench]
+        self._simulator.run()
         return results, faults, watched
 
 

@@ -18,7 +18,7 @@ SOURCES = sources_of(UNITS["perm"].field("x"), TINY)
 
 def bench(config=TINY, table=None):
     """A bench whose first cycles write the pattern table; returns it and the first free cycle."""
-    run, cycle = SliceBench(Perm(config=config), config, "o_perm",
+    run, cycle = SliceBench(Perm, config, "o_perm",
                             watch=("bus.ack", "bus.r_data")), 0
     for pattern, row in enumerate(() if table is None else table):
         for lane, entry in enumerate(row):

@@ -16,7 +16,7 @@ OPS = {op.name: op.code for op in UNITS["red"].ops}
 
 
 def bench(config=TINY):
-    return SliceBench(Red(config=config), config, "o_red")
+    return SliceBench(Red, config, "o_red")
 
 
 def delay_of(op, config):

@@ -18,7 +18,7 @@ ARGMAX = 4
 
 
 def bench(config=TINY, *, vocabulary=None, temperature=0, seed=0, position=0):
-    run = SliceBench(Sampler(config=config), config, watch=("o_token", "o_token_valid"))
+    run = SliceBench(Sampler, config, watch=("o_token", "o_token_valid"))
     settings(run, 0, vocabulary=vocabulary or config.vocab_max, temperature=temperature,
              seed=seed, position=position)
     return run

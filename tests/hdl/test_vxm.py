@@ -20,7 +20,7 @@ WIDE_EDGES = np.concatenate([EDGES, [131071, 131072, -131072, -131073, 1 << 21, 
 
 
 def bench(config=TINY):
-    return SliceBench(Vxm(config=config), config, "o_vxm")
+    return SliceBench(Vxm, config, "o_vxm")
 
 
 def values(rng, wide, lanes):
