@@ -6,11 +6,13 @@ import sys
 import pytest
 
 import metronome
+from arch.hostmap import Register, Space
 from arch.selection import STAGES
 from compiler.errors import MetronomeError
 from compiler.stop import stop_token
 from compiler.tokenizer import Tokenizer
 from scripts import cli
+from sim import engine as engines
 from tests.conftest import TINY
 
 #: Characters; the euro sign comes in three tokens, one after the other.
@@ -197,6 +199,33 @@ def test_characters_come_whole(plain, monkeypatch):
     assert seen == [b"", b"A", *EURO, b"B", b"\xe2", b"\x82"]
     assert texts == ["A", "\u20ac", "B", "\ufffd"]
     assert result.text == "A\u20acB\ufffd"
+
+
+class Enough(Exception):
+    """Seen what there is to see."""
+
+
+@pytest.mark.parametrize("engine", ["reference", "machine",
+                                    pytest.param("verilator", marks=pytest.mark.slow)])
+def test_text_comes_while_the_run_goes_on(plain, engine):
+    """Who hears the text of a step hears it before the next but one is over."""
+    if reason := engine != "reference" and engines.engine_class(engine).unavailable():
+        pytest.skip(f"engine {engine} cannot run here: {reason}")
+    steps = []
+
+    def listen(_):
+        steps.append(1)
+        if len(steps) == 4:
+            raise Enough
+    with metronome.Session(plain, engine) as session:
+        with pytest.raises(Enough):
+            session.generate("AB", 20, temperature=1.0, stop="", on_step=listen)
+        if engine == "machine":
+            # Positions 0 to 3 have run; the first two were given.
+            assert session.engine.read_space(Space.TOKENS, 5, 2).tolist() == [0, 0]
+        elif engine == "verilator":
+            place = session.engine.read_space(Space.REGISTERS, Register.POSITION, 1)
+            assert 3 <= place[0] <= 5
 
 
 # The command line.
