@@ -74,7 +74,7 @@ class Config:
     context: int = 256
     vocab_max: int = 1024
     program_depth: tuple = (("*", 64),)
-    param_columns: int = 32
+    param_columns: int = 16
     mem_stages: int = 0
     const_stages: int = 0
     mxm_stages: int = 0
@@ -210,8 +210,11 @@ PROFILES = {
                     accumulators=32,
                     mem_depth=128, const_depth=512, context=64, vocab_max=512,
                     program_depth=(("*", 64), ("vxm", 96))),
+    # Programs in distributed RAM, of 16 words a bank: as deep as models need, with room.
     "ecp5_85k": Config(name="ecp5_85k", activation_bits=10, accumulators=32,
-                       program_depth=(("*", 64), ("vxm", 96))),
+                       program_depth=(("*", 48), ("vxm", 128), ("kv", 16), ("sample", 16),
+                                      ("perm", 32), ("const", 64),
+                                      *((f"r{bank}", 64) for bank in range(4)))),
     "sim_large": Config(name="sim_large", activation_bits=10, weight_depth=131072,
                         mem_depth=1024, const_depth=16384, accumulators=64, patterns=32,
                         vocab_max=32768, param_columns=128, program_depth=(("*", 512),)),

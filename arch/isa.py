@@ -38,7 +38,8 @@ class Control(enum.IntEnum):
     LOOP : go back ``n2`` instructions ``n1 - 1`` times, adding ``s2`` to the base of the queue each
         time; then go on with base 0. ``wait`` separates the last issue of a round from the first
         issue of the next; the first instruction of the body uses its own ``wait`` only in the
-        first round. After the last round the ``wait`` of the instruction behind counts as ever.
+        first round. After the last round the ``wait`` of the instruction behind counts as ever,
+        but must be as long as that of a LOOP (`arch.timing.LOOP_WAIT_MIN`).
         Loops do not nest.
     END : the queue is done until the barrier. ``n1`` = 1: always; 2: in prompt steps only.
     """

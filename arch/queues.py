@@ -74,3 +74,8 @@ _ORDER = [("mxm", "mxm", 0), ("drain", "drain", 0), ("kv", "kv", 0), ("vxm", "vx
 #: Every queue by name. Those of links are reserved: no machine has them.
 QUEUES = {name: Queue(name, number, unit, bank)
           for number, (name, unit, bank) in enumerate(_ORDER)}
+
+
+def queue_ids(config) -> int:
+    """One more than the highest id of a queue of this machine."""
+    return max(queue.id for queue in QUEUES.values() if queue.exists(config)) + 1

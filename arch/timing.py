@@ -11,10 +11,13 @@ Ref: Abts et al., ISCA 2020, section II.F (the timing contract between producer 
 import dataclasses
 
 from arch.config import Config
+from arch.hostmap import power_of_two
+from arch.queues import queue_ids
 
 #: Cycles from the barrier to the earliest issue of a queue: fetch, operand substitution, load.
 FIRST_ISSUE = 4
-#: Least distance between the last issue of a loop body and the first issue of the next round.
+#: Least distance between the last issue before a LOOP and the next one behind it, in the next round
+#: or behind the last one. A wait that is shorter than legal faults where the shortest would be.
 LOOP_WAIT_MIN = 4
 #: Path delay between any two slices.
 PATH = 0
@@ -64,6 +67,20 @@ class Timing:
     sample_skew: int
     sample_gap: int
     sample: int
+
+
+def row_load(config: Config) -> int:
+    """Cycles that dealing out the delay parameters of a row takes.
+
+    A run loads its first row and the one behind it before its first barrier; every other row is
+    loaded during the ``config.columns`` steps of the row before it.
+    """
+    return power_of_two(queue_ids(config)) * power_of_two(config.param_columns) + 4
+
+
+def step_minimum(config: Config) -> int:
+    """Cycles that every step of a row with delay parameters behind it must have: see `row_load`."""
+    return -(-row_load(config) // config.columns)
 
 
 def timing(config: Config) -> Timing:

@@ -7,7 +7,7 @@ from arch import isa
 from arch.config import Config
 from arch.isa import END_ALWAYS, END_IF_PROMPT, WAIT_BITS, Instruction
 from arch.queues import QUEUES
-from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN
+from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN, LOOP_WAIT_MIN
 from compiler.errors import CapacityError
 from compiler.schedule import LOOP
 from compiler.tasks import Affine, Program, Section, Use
@@ -107,6 +107,8 @@ class _QueueEmitter:
     def end(self, condition):
         """Add an END; where it does not apply, it passes time like a NOP."""
         wait = 1 if self.entries else FIRST_ISSUE
+        if self.entries and self.entries[-1].instruction.op == "LOOP":
+            wait = LOOP_WAIT_MIN
         self.entries.append(_Entry(Instruction("END", {"n1": condition}), [wait] * len(self.last)))
         self.last = [last + wait for last in self.last]
 

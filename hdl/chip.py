@@ -12,6 +12,7 @@ from hdl.icu import InstructionQueue
 from hdl.kv_port import HOST_READ_LATENCY
 from hdl.mem import LANE_BITS, ConstBank, MemBank
 from hdl.mxm import Mxm
+from hdl.params import ParamStore
 from hdl.perm import Perm
 from hdl.pipeline import delay
 from hdl.reduce import Red
@@ -102,6 +103,9 @@ class Chip(wiring.Component):
     def _connect_queues(self, m, issues, faults):
         """A queue for every issue port, and its faults with those of its slice."""
         sequencer, queues = self._sequencer, {}
+        m.submodules.params = self._params = params = ParamStore(config=self.config)
+        m.d.comb += [params.start.eq(sequencer.load_start), params.next.eq(sequencer.load_next),
+                     params.row.eq(sequencer.load_row), sequencer.loading.eq(params.busy)]
         ended = [Const(1)] * len(QUEUES)
         for name in self.config.queues:
             number = QUEUES[name].id
@@ -109,8 +113,9 @@ class Chip(wiring.Component):
             queues[name] = queue
             connect(m, queue.issue, issues[name])
             m.d.comb += [getattr(queue, port).eq(getattr(sequencer, port))
-                         for port in ("restart", "stop", "row", "counts", "prompt", "position",
-                                      "token")]
+                         for port in ("restart", "stop", "counts", "prompt", "position", "token")]
+            m.d.comb += queue.half.eq(sequencer.row[0])
+            connect(m, params.load, queue.load)
             m.d.comb += sequencer.causes[number].eq(queue.fault.causes | faults[name].causes)
             ended[number] = queue.ended
         m.d.comb += sequencer.ended.eq(Cat(ended))
@@ -124,7 +129,7 @@ class Chip(wiring.Component):
         connect(m, flipped(self.tx), host.tx)
         connect(m, sequencer.event, host.event)
         m.d.comb += host.busy.eq(sequencer.busy)
-        ends = [sequencer.host, *(queue.host for queue in self._queues.values()),
+        ends = [sequencer.host, self._params.host, *(queue.host for queue in self._queues.values()),
                 slices["const"].host, self._weights(m, slices["mxm"].host),
                 slices["perm"].bus,
                 *(slices[f"mem{bank}"].host for bank in range(self.config.mem_banks))]

@@ -8,9 +8,7 @@ from arch.faults import Fault
 from arch.isa import COUNT_BITS, UNITS, WAIT_BITS, layout
 from hdl.signatures import FaultSignature, IssueSignature, fault_bit
 
-#: Counter of the cycles since the last issue while no instruction is at hand; stays at its end.
-SINCE_BITS = 5
-_GAPS_AND_STRIDES = ("d1", "d2", "s1", "s2")
+_REPEATS = ("n1", "n2", "d1", "d2", "s1", "s2")
 
 
 def payload(unit: str, config: Config) -> list:
@@ -22,27 +20,33 @@ def payload(unit: str, config: Config) -> list:
 def prepared_layout(unit: str, config: Config) -> data.StructLayout:
     """An instruction with parameters and counts resolved.
 
-    ``wait`` as in the instruction. ``issues``: it is an operation; ``ends``: it is an END that is
-    taken; ``bad``: it stops the queue, by ENCODING if ``bad_encoding``, else by UNDERRUN; none of
-    these: a NOP. ``n*_less``: count - 1; ``n*_one``: it is 1. ``address`` and ``index`` add up.
+    ``wait`` as in the instruction, 1 at least. ``executes``: it is an operation; ``ends``: it is an
+    END that is taken; ``bad``: it stops the queue, by ENCODING if ``bad_encoding``, else by
+    UNDERRUN; none of these: a NOP. ``n*_one``: the count is 1. ``address`` and ``index`` add up.
+    Formats without outer repeats have no ``n2`` and ``d2``.
     """
     fields = layout(UNITS[unit], config)
-    members = {"wait": WAIT_BITS, "issues": 1, "ends": 1, "bad": 1, "bad_encoding": 1,
-               "n1_less": COUNT_BITS, "n1_one": 1, "n2_less": COUNT_BITS, "n2_one": 1}
-    for name in (*_GAPS_AND_STRIDES, *payload(unit, config)):
-        if name in fields:
+    outer = "d2" in fields
+    members = {"wait": WAIT_BITS, "executes": 1, "ends": 1, "bad": 1, "bad_encoding": 1,
+               "n1_one": 1}
+    members |= {"n2_one": 1} if outer else {}
+    for name in (*_REPEATS, *payload(unit, config)):
+        if name in fields and (outer or name not in ("n2", "d2")):
             _, width, is_signed = fields[name]
             members[name] = signed(width) if is_signed else width
     if "address" in fields:
-        members |= {name: fields["address"][1] + 2 for name in ("address", "index")}
+        members["address"] = fields["address"][1] + 2
+        if "index" in fields:
+            members["index"] = fields["address"][1] + 2
     return data.StructLayout(members)
 
 
 class Repeater(wiring.Component):
     """Issues prepared instructions on their cycles.
 
-    An instruction that is on ``next`` on the cycle of the last issue of the one before, or earlier,
-    is in time for every wait of 1 and more.
+    An instruction that is on ``next`` on the cycle before the last issue of the one before, or
+    earlier, is in time for every wait of 1 and more; on cycle c after that issue, for waits of
+    c + 2 and more. After an END that is taken, or a fault, nothing is taken until ``restart``.
 
     Parameters
     ----------
@@ -54,98 +58,104 @@ class Repeater(wiring.Component):
     restart, stop : as in `hdl.icu.InstructionQueue`.
     next, next_valid, take : the next instruction; it is taken on cycles with ``take``.
     issue, ended, fault : as in the queue.
-    halt : high on the cycle of a fault: the queue is to stop.
     """
 
     def __init__(self, *, unit: str, config: Config):
-        self._unit = unit
+        self._unit, self._config = unit, config
         self._layout = prepared_layout(unit, config)
         super().__init__({
             "restart": In(1), "stop": In(1), "next": In(self._layout), "next_valid": In(1),
             "take": Out(1), "issue": Out(IssueSignature(unit, config)), "ended": Out(1),
-            "halt": Out(1), "fault": Out(FaultSignature())})
+            "fault": Out(FaultSignature())})
 
     def elaborate(self, platform):
         m = Module()
         issue, following = self.issue, self.next
         now = Signal(self._layout, reset_less=True)
-        valid, due = Signal(), Signal()
-        timer, since = Signal(WAIT_BITS, reset_less=True), Signal(SINCE_BITS)
-        last, load, late, fires = Signal(), Signal(), Signal(), Signal()
-        # Cycles since the last issue: 0 while an instruction is at hand.
-        missed = Mux(valid, 0, since)
+        valid, dead = Signal(), Signal(init=1)
+        # Cycles since the last issue, 1 on its own cycle; and the number to issue again on.
+        since, target = Signal(WAIT_BITS), Signal(WAIT_BITS, reset_less=True)
+        i_last, j_last = Signal(reset_less=True), Signal(reset_less=True)
+        fires, stops, silenced = Signal(), Signal(), Signal()
+        self._fires, self._i_last, self._j_last = fires, i_last, j_last
         m.d.comb += [
-            last.eq(due & issue.j_last & issue.i_last), self.take.eq(last | ~valid),
-            load.eq(self.take & self.next_valid),
-            late.eq((following.wait <= missed) | ~valid & since.all())]
-        with m.If(load):
-            m.d.sync += [now.eq(following), timer.eq(following.wait - missed)]
-            m.d.comb += fires.eq(following.wait == missed + 1)
-        with m.Elif(due):
-            gap = Mux(issue.j_last, self._of(now, "d2", 1), self._of(now, "d1", 1))
-            m.d.sync += timer.eq(gap)
-            m.d.comb += fires.eq(~last & (gap == 1))
-        with m.Else():
-            m.d.sync += timer.eq(timer - 1)
-            m.d.comb += fires.eq(valid & (timer == 2))
-        m.d.sync += [valid.eq(load | valid & ~last), due.eq(fires),
-                     issue.valid.eq(fires & Mux(load, following.issues, now.issues))]
-        with m.If(valid):
+            fires.eq(valid & (since == target)), stops.eq(now.bad | now.ends),
+            silenced.eq(self.restart | self.stop),
+            self.take.eq(~dead & ~valid | fires & i_last & j_last & ~stops)]
+        m.d.sync += since.eq(since + 1)
+        with m.If(fires | self.restart):
             m.d.sync += since.eq(1)
-        with m.Elif(~since.all()):
-            m.d.sync += since.eq(since + 1)
-        m.d.comb += [getattr(issue, name).eq(now[name])
-                     for name in payload(self._unit, issue.signature.config)]
-        self._indices(m, now, load, due)
-        self._events(m, now, due, load & late)
-        with m.If(self.halt | self.restart | self.stop):
-            m.d.sync += [valid.eq(0), due.eq(0), issue.valid.eq(0)]
-        with m.If(self.restart | self.stop):
-            m.d.sync += since.eq(0)
+        with m.If(self.take):
+            m.d.sync += [now.eq(following), valid.eq(self.next_valid),
+                         target.eq(following.wait)]
+        with m.Elif(fires):
+            m.d.sync += target.eq(Mux(j_last, self._of(now, "d2", 1), self._of(now, "d1", 1)))
+        with m.If(fires & stops):
+            m.d.sync += [valid.eq(0), dead.eq(1)]
+        with m.If(silenced):
+            m.d.sync += [valid.eq(0), dead.eq(~self.restart)]
+        self._counts(m, now)
+        if "address" in self._layout.members:
+            self._address(m, now)
+        m.d.sync += issue.valid.eq(fires & now.executes & ~now.bad & ~silenced)
+        m.d.sync += [getattr(issue, name).eq(now[name])
+                     for name in payload(self._unit, self._config)]
+        self._events(m, now, silenced)
         return m
 
     def _of(self, instruction, name: str, constant: int):
         """A field, or what stands for it where the format has none."""
         return instruction[name] if name in self._layout.members else constant
 
-    def _events(self, m, now, due, missed):
+    def _events(self, m, now, silenced):
         """END and faults, on their scheduled cycles."""
-        following, causes = self.next, self.fault.causes
-        ended, encoding, underrun = Signal(), Signal(), Signal()
-        m.d.comb += [
-            self.ended.eq(ended | due & now.ends),
-            encoding.eq(due & now.bad & now.bad_encoding | missed & following.bad_encoding),
-            underrun.eq(due & now.bad & ~now.bad_encoding | missed & ~following.bad_encoding),
-            self.halt.eq(encoding | underrun)]
-        m.d.sync += [ended.eq(self.ended), causes[fault_bit(Fault.ENCODING)].eq(encoding),
-                     causes[fault_bit(Fault.UNDERRUN)].eq(underrun)]
-        with m.If(self.restart | self.stop):
-            m.d.sync += ended.eq(0)
+        causes, failed = self.fault.causes, Signal()
+        m.d.sync += [failed.eq(self._fires & now.bad & ~silenced),
+                     causes[fault_bit(Fault.ENCODING)].eq(failed & now.bad_encoding),
+                     causes[fault_bit(Fault.UNDERRUN)].eq(failed & ~now.bad_encoding)]
+        with m.If(self._fires & now.ends & ~now.bad):
+            m.d.sync += self.ended.eq(1)
+        with m.If(silenced):
+            m.d.sync += self.ended.eq(0)
 
-    def _indices(self, m, now, load, due):
-        """Repeat indices, their flags, and the address."""
-        issue = self.issue
-        with m.If(load):
-            m.d.sync += [issue.i.eq(0), issue.i_first.eq(1), issue.i_last.eq(self.next.n2_one),
-                         issue.j.eq(0), issue.j_first.eq(1), issue.j_last.eq(self.next.n1_one)]
-        with m.Elif(due & issue.j_last):
-            m.d.sync += [issue.i.eq(issue.i + 1), issue.i_first.eq(0),
-                         issue.i_last.eq(issue.i + 1 == now.n2_less),
-                         issue.j.eq(0), issue.j_first.eq(1), issue.j_last.eq(now.n1_one)]
-        with m.Elif(due):
-            m.d.sync += [issue.j.eq(issue.j + 1), issue.j_first.eq(0),
-                         issue.j_last.eq(issue.j + 1 == now.n1_less)]
-        if "address" not in self._layout.members:
-            return
-        # One adder; the row keeps the address of j = 0.
-        row, total = Signal(len(issue.address), reset_less=True), Signal(len(issue.address))
-        with m.If(load):
-            m.d.comb += total.eq(self.next.address + self.next.index)
-        with m.Elif(issue.j_last):
-            m.d.comb += total.eq(row + self._of(now, "s2", 0))
-        with m.Else():
-            m.d.comb += total.eq(issue.address + self._of(now, "s1", 0))
-        with m.If(load | due):
-            m.d.sync += issue.address.eq(total)
-        with m.If(load | due & issue.j_last):
+    def _counts(self, m, now):
+        """Repeat indices and their flags."""
+        issue, fires, take = self.issue, self._fires, self.take
+        for name, last, steps, begins in (
+                ("j", self._j_last, fires, self._j_last),
+                ("i", self._i_last, fires & self._j_last, None)):
+            # The number of the issue behind the next one, counted from 1.
+            number = Signal(COUNT_BITS, name=f"{name}_number", reset_less=True)
+            first = Signal(name=f"{name}_first", reset_less=True)
+            count = "n1" if name == "j" else "n2"
+            if count not in self._layout.members:
+                m.d.comb += [last.eq(1), issue.i_first.eq(1), issue.i_last.eq(1)]
+                continue
+            with m.If(take):
+                m.d.sync += [number.eq(2), first.eq(1), last.eq(self.next[f"{count}_one"])]
+            with m.Elif(steps):
+                m.d.sync += [number.eq(number + 1), first.eq(0), last.eq(number == now[count])]
+                if begins is not None:
+                    with m.If(begins):
+                        m.d.sync += [number.eq(2), first.eq(1), last.eq(now[f"{count}_one"])]
+            m.d.sync += [getattr(issue, name).eq(number - 2),
+                         getattr(issue, f"{name}_first").eq(first),
+                         getattr(issue, f"{name}_last").eq(last)]
+
+    def _address(self, m, now):
+        """The address of the next issue: one adder; ``row`` keeps that of j = 0."""
+        fires, following, width = self._fires, self.next, len(self.issue.address)
+        address, row = (Signal(width, name=name, reset_less=True) for name in ("next_address", "row"))
+        first, total = following.address, Signal(width)
+        base, step = (Mux(self._j_last, row, address),
+                      Mux(self._j_last, self._of(now, "s2", 0), now.s1))
+        if "index" in self._layout.members:
+            m.d.comb += total.eq(Mux(self.take, first, base)
+                                 + Mux(self.take, following["index"].as_signed(), step))
+        else:
+            m.d.comb += total.eq(Mux(self.take, first, base + step))
+        with m.If(self.take | fires):
+            m.d.sync += address.eq(total)
+        with m.If(self.take | fires & self._j_last):
             m.d.sync += row.eq(total)
+        m.d.sync += self.issue.address.eq(address)

@@ -46,6 +46,8 @@ class Sequencer(wiring.Component):
     sampled : token of the sampler, on the last cycle of a generate step.
     restart, stop : for the queues.
     row, counts, prompt, position, token : of the step that is running.
+    load_start, load_next, load_row, loading : delay parameters, see `hdl.params.ParamStore`. A run
+        begins with the first two rows loaded; as a row begins, the next one is loaded.
     vocabulary, temperature, seed : registers for the sampler.
     barrier : the cycle before the first step, and the last cycle of every step.
     busy : from RUN to the end of the run.
@@ -62,6 +64,8 @@ class Sequencer(wiring.Component):
             "restart": Out(1), "stop": Out(1), "row": Out(max(1, bits_of(config.param_rows))),
             "counts": Out(data.ArrayLayout(COUNT_BITS, COUNT_REGISTERS)), "prompt": Out(1),
             "position": Out(config.position_bits), "token": Out(config.token_bits),
+            "load_start": Out(1), "load_next": Out(1),
+            "load_row": Out(max(1, bits_of(config.param_rows))), "loading": In(1),
             "vocabulary": Out(16), "temperature": Out(16), "seed": Out(64),
             "barrier": Out(1), "busy": Out(1), "fault": Out(1),
             "event": Out(stream.Signature(event_layout(config)))})
@@ -98,6 +102,10 @@ class Sequencer(wiring.Component):
                          self.token.eq(Mux(running & ~self.prompt, self.sampled, token_word))]
             m.d.sync += [self.counts[index].eq(row_word[field])
                          for index, field in enumerate(ROW_COUNTS)]
+        # The row changes with the step that begins on the next cycle.
+        next_row = after[bits_of(config.columns):][:len(self.row)]
+        m.d.sync += self.load_next.eq(go & running & (next_row != self.row))
+        m.d.comb += self.load_row.eq(Mux(self.load_start, next_row, self.row))
         self._start(m, running, starting, turn, after, events)
         self._report(m, running & turn, ends, cycle, events)
         m.d.comb += [getattr(registers.host, name).eq(getattr(self.host, name))
@@ -162,10 +170,14 @@ class Sequencer(wiring.Component):
         """RUN: set the position, give the memories their time, then the first barrier."""
         registers = self._registers
         waiting = Signal(range(PREFETCH + 1))
+        m.d.sync += self.load_start.eq(registers.run & ~self.busy)
         with m.If(registers.run & ~self.busy):
             m.d.sync += [starting.eq(1), waiting.eq(PREFETCH), after.eq(registers.first)]
-        with m.Elif(starting & ~turn & ((waiting != PREFETCH) | (events.level == 0))):
-            # The first of these cycles waits for the events of the last run to leave.
+        with m.Elif(starting & ~turn & ((waiting != PREFETCH)
+                                            | (events.level == 0) & ~self.load_start
+                                            & ~self.loading)):
+            # The first of these cycles waits for the events of the last run to leave, and for the
+            # delay parameters.
             m.d.sync += [waiting.eq(waiting - 1), turn.eq(waiting == 1)]
         with m.If(turn):
             m.d.sync += starting.eq(0)

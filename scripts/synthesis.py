@@ -8,7 +8,7 @@ import pathlib
 import re
 import statistics
 
-from arch.config import Config
+from arch.config import Config, profile
 from arch.queues import QUEUES
 from compiler.errors import MetronomeError
 from sim import toolchain
@@ -57,13 +57,15 @@ def units() -> dict:
 
     def control(component, **options):
         return lambda config, vendor=True: component(config=config, **options)
-    formats = {queue.unit: name for name, queue in reversed(QUEUES.items())}
+    # The queues of links are reserved: no machine has them.
+    present = profile("ecp5_85k").queues
+    formats = {QUEUES[name].unit: name for name in reversed(present)}
     return {
         "chip": slices(Chip), "mxm": slices(Mxm), "vxm": slices(Vxm), "perm": slices(Perm),
         "red": slices(Red), "sample": slices(Sampler), "mem": slices(MemBank, bank=0),
         "const": slices(ConstBank), "host": control(HostPort), "sequencer": control(Sequencer),
         **{f"icu_{name}": control(InstructionQueue, queue=name)
-           for name in QUEUES if name in formats.values()}}
+           for name in present if name in formats.values()}}
 
 
 def lut4_equivalent(cells: dict) -> int:

@@ -11,10 +11,13 @@ import numpy as np
 from arch.hostmap import ROW_WORDS, power_of_two
 from arch.image import Image
 from arch.isa import unit_of, word_bits
+from arch.queues import QUEUES, queue_ids
 from sim.engine import EngineError
 
 #: Memories of a queue, by the name of its instance.
-_QUEUE = re.compile(r"(?:^|\.)(?:queue_)?(?P<queue>[a-z0-9]+)\.(?P<what>program0|program1|params)$")
+_QUEUE = re.compile(r"(?:^|\.)(?:queue_)?(?P<queue>[a-z0-9]+)\.program\.bank(?P<bank>\d+)$")
+#: Instructions of one bank of a program memory.
+_BANK_WORDS = 16
 _WEIGHTS = re.compile(r"(?:^|\.)tile_(?P<tile>\d+)\.bank_(?P<column>\d+)_(?P<pair>\d+)\.memory$")
 
 
@@ -52,18 +55,18 @@ def _weights(image: Image, tile: int, column: int, pair: int) -> np.ndarray:
 
 
 def _program(image: Image, queue: str, bank: int) -> np.ndarray:
-    """Even or odd instructions of a queue."""
+    """One bank of the instructions of a queue."""
     bits = 16 * -(-word_bits(unit_of(queue), image.config) // 16)
-    return _packed(image.program[queue][bank::2], bits)
+    return _packed(image.program[queue][_BANK_WORDS * bank:_BANK_WORDS * (bank + 1)], bits)
 
 
-def _params(image: Image, queue: str) -> np.ndarray:
-    """Delay parameters: rows of a power of two of columns."""
-    table = image.params.get(queue)
-    if table is None or not table.size:
-        return np.zeros((0, 2), np.uint8)
-    padded = np.zeros((len(table), power_of_two(image.config.param_columns)), np.int64)
-    padded[:, :table.shape[1]] = table
+def _params(image: Image) -> np.ndarray:
+    """Delay parameters of all queues: by queue, row and column, each a power of two."""
+    rows, columns = (power_of_two(size) for size in (image.config.param_rows,
+                                                     image.config.param_columns))
+    padded = np.zeros((queue_ids(image.config), rows, columns), np.int64)
+    for queue, table in image.params.items():
+        padded[QUEUES[queue].id, :len(table), :table.shape[1]] = table
     return _packed(padded.ravel(), 16)
 
 
@@ -84,7 +87,7 @@ def _patterns(image: Image) -> np.ndarray:
 
 
 #: Memories of which there is one: what they hold, and how it is laid out.
-_TABLES = {"const.data": ("constants", lambda image: _lanes_with_parity(image.constants)),
+_TABLES = {"params.store": ("params", _params), "const.data": ("constants", lambda image: _lanes_with_parity(image.constants)),
            "sequencer.rows": ("rows", _rows), "perm.table": ("patterns", _patterns)}
 
 
@@ -102,18 +105,16 @@ def contents(image: Image, names: Iterable[str]) -> dict:
         If a part of the image finds no memory.
     """
     found, missing = {}, {f"program of {queue}" for queue in image.program}
-    missing |= {"weights", "constants", "patterns", "rows"}
+    missing |= {"params", "weights", "constants", "patterns", "rows"}
     for name in names:
         weights, queue = _WEIGHTS.search(name), _QUEUE.search(name)
         if weights:
             found[name] = _weights(image, *(int(part) for part in weights.groups()))
             missing.discard("weights")
         elif queue and queue["queue"] in image.config.queues:
-            which, what = queue["queue"], queue["what"]
-            if what == "params":
-                found[name] = _params(image, which)
-            elif which in image.program:
-                found[name] = _program(image, which, int(what[-1]))
+            which = queue["queue"]
+            if which in image.program:
+                found[name] = _program(image, which, int(queue["bank"]))
                 missing.discard(f"program of {which}")
         elif name in _TABLES:
             part, make = _TABLES[name]

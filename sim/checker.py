@@ -1,7 +1,9 @@
 """The static schedule checker: every row and both kinds of step, before anything runs."""
 from arch.faults import ScheduleError
+from arch.hostmap import ROW_GENERATE, ROW_PROMPT
 from arch.image import Image
 from arch.isa import unit_of, word_bits
+from arch.timing import step_minimum
 from sim.legality import StepPlan
 from sim.queue_model import decode_program
 from sim.weight_rules import weight_writes
@@ -57,6 +59,26 @@ def check_shape(image: Image) -> None:
          f"a pattern names a lane outside 0 to {config.lanes - 1}")
 
 
+def check_row_loads(image: Image) -> None:
+    """Check that the delay parameters of every row are there before it begins.
+
+    While the steps of a row run, those of the next row are loaded; a run loads its first two.
+
+    Raises
+    ------
+    ProgramError
+    """
+    least = step_minimum(image.config)
+    if not any(table.size for table in image.params.values()):
+        return
+    for row, lengths in enumerate(image.rows[1:-1, ROW_GENERATE:ROW_PROMPT + 1].tolist(), start=1):
+        for length in lengths:
+            if 0 < length < least:
+                raise ProgramError(f"profile {image.config.name!r}: row {row} has steps of "
+                                   f"{length} cycles; loading the delay parameters of the next row "
+                                   f"takes {least} in every step")
+
+
 def _distinct(plan: StepPlan, positions: range) -> set:
     """Positions of a row that may differ in the words that are read before they are written."""
     shifts = {segment["index_shift"] for segment in plan.unit("kv") if segment["index"]}
@@ -98,6 +120,7 @@ def check_schedule(image: Image) -> None:
         For the first fault of the first step that has one; the message names the step.
     """
     check_shape(image)
+    check_row_loads(image)
     config = image.config
     decoded = {queue: decode_program(image, queue) for queue in config.queues}
     written = Written(image)

@@ -89,55 +89,77 @@ class _Queue:
         self.counts = (image.rows[row] if row < len(image.rows) else [0] * 6)[:COUNT_REGISTERS]
         self.cursor, self.pc, self.base = 0, 0, 0
         self.loop_pc, self.rounds_left = None, 0
-        self.jump_wait = None
+        # No instruction yet in this step; the one before was a LOOP; the wait that it leaves.
+        self.fresh, self.behind_loop, self.jump_wait = True, False, None
         self.segments = []
 
     def stop(self, fault: Fault, cycle: int, detail: str):
         raise _Stop(ScheduleError(fault, cycle, self.name, f"instruction {self.pc}: {detail}"))
 
+    def least(self, instruction: Instruction) -> tuple:
+        """The shortest legal wait here, and what it comes after."""
+        if self.behind_loop or instruction.op == "LOOP":
+            return LOOP_WAIT_MIN, "a loop"
+        if self.fresh:
+            return FIRST_ISSUE, "the barrier"
+        return 1, "the previous issue"
+
     def wait_of(self, instruction: Instruction) -> int:
-        """Cycles from the cursor to the instruction, delay parameter substituted."""
+        """The wait with its delay parameter substituted; 0 where there is none such."""
         wait = instruction["wait"]
         if not instruction["wait_param"]:
             return wait
-        if wait >= self.param_columns:
-            self.stop(Fault.ENCODING, self.cursor, f"there is no delay parameter {wait}")
         return int(self.params[wait]) if wait < len(self.params) else 0
 
-    def count_of(self, instruction: Instruction, name: str, cycle: int) -> int:
-        count = instruction[name]
-        if instruction[f"{name}_param"]:
-            if count >= COUNT_REGISTERS:
-                self.stop(Fault.ENCODING, cycle, f"there is no count register {count}")
-            count = int(self.counts[count])
-        if count == 0:
-            self.stop(Fault.UNDERRUN, cycle, f"{name} is 0")
-        return count
+    def schedule(self, instruction: Instruction) -> tuple:
+        """Cycle of the first issue, and what is wrong with the wait as `stop` takes it, or None.
 
-    def schedule(self, instruction: Instruction) -> int:
-        """Cycle of the first issue; checks that the queue can be ready by then."""
-        if self.jump_wait is not None:
-            wait, least, after = self.jump_wait, LOOP_WAIT_MIN, "a loop jump"
-            self.jump_wait = None
-        elif self.pc == 0 and self.cursor == 0:
-            wait, least, after = self.wait_of(instruction), FIRST_ISSUE, "the barrier"
-        else:
-            wait, least, after = self.wait_of(instruction), 1, "the previous issue"
-        cycle = self.cursor + wait
-        if wait < least:
-            self.stop(Fault.UNDERRUN, cycle,
-                      f"waits {wait} cycles after {after}, {least} needed")
-        return cycle
+        A wait that is too short counts as the shortest legal one.
+        """
+        (least, after), wait, wrong = self.least(instruction), self.jump_wait, None
+        if wait is None:
+            wait = self.wait_of(instruction)
+            if instruction["wait_param"] and instruction["wait"] >= self.param_columns:
+                wrong = Fault.ENCODING, f"there is no delay parameter {instruction['wait']}"
+        if wait < least and wrong is None:
+            wrong = Fault.UNDERRUN, f"waits {wait} cycles after {after}, {least} needed"
+        return self.cursor + max(wait, least), wrong
 
-    def issue(self, instruction: Instruction, cycle: int) -> None:
+    def counts_of(self, instruction: Instruction) -> tuple:
+        """n1 and n2 with count registers substituted, and what is wrong with them."""
+        counts, wrong = [], None
+        for name in ("n1", "n2"):
+            count = instruction[name]
+            if instruction[f"{name}_param"]:
+                if count >= COUNT_REGISTERS:
+                    return (1, 1), (Fault.ENCODING, f"there is no count register {count}")
+                count = int(self.counts[count])
+            if count == 0:
+                wrong = Fault.UNDERRUN, f"{name} is 0"
+            counts.append(count)
+        return tuple(counts), wrong
+
+    def check(self, instruction: Instruction, cycle: int, wrong: list) -> tuple:
+        """The counts of an operation; of what is wrong with it encodings count first."""
+        (n1, n2), count = self.counts_of(instruction)
+        wrong = [*wrong, count]
+        if n2 != 1 and "d2" not in instruction.fields:
+            wrong.append((Fault.ENCODING, f"n2 must be 1 in this format, not {n2}"))
+        if n1 > 1 and instruction["d1"] == 0 or n2 > 1 and instruction["d2"] == 0:
+            wrong.append((Fault.UNDERRUN, "a gap of 0 cycles between repeats"))
+        self.refuse(cycle, wrong)
+        return n1, n2
+
+    def refuse(self, cycle: int, wrong: list) -> None:
+        """Stop if there is something wrong; encodings count first."""
+        for cause in (Fault.ENCODING, Fault.UNDERRUN):
+            for fault, detail in filter(None, wrong):
+                if fault == cause:
+                    self.stop(fault, cycle, detail)
+
+    def issue(self, instruction: Instruction, cycle: int, counts: tuple) -> None:
         """Expand the repeats into a segment, cut off at the end of the step."""
-        n1 = self.count_of(instruction, "n1", cycle)
-        n2 = self.count_of(instruction, "n2", cycle)
-        if n2 > 1 and "d2" not in instruction.fields:
-            self.stop(Fault.ENCODING, cycle, f"n2 must be 1 in this format, not {n2}")
-        d1, d2 = instruction["d1"], instruction["d2"]
-        if n1 > 1 and d1 == 0 or n2 > 1 and d2 == 0:
-            self.stop(Fault.UNDERRUN, cycle, "a gap of 0 cycles between repeats")
+        (n1, n2), (d1, d2) = counts, (instruction["d1"], instruction["d2"])
         period = (n1 - 1) * d1 + d2
         last = cycle + (n2 - 1) * period + (n1 - 1) * d1
         inner = min(n1, self.length // max(d1, 1) + 1)
@@ -161,20 +183,23 @@ class _Queue:
 
     def loop(self, instruction: Instruction) -> None:
         """Go back or go on. The LOOP itself takes no time."""
-        cycle = self.cursor + self.wait_of(instruction)
-        rounds = self.count_of(instruction, "n1", cycle)
-        body = self.count_of(instruction, "n2", cycle)
+        cycle, wrong = self.schedule(instruction)
+        (rounds, body), count = self.counts_of(instruction)
+        # A wait that is too short does no harm before there is a jump.
+        self.refuse(cycle, [count, wrong if wrong and wrong[0] == Fault.ENCODING else None])
         if self.loop_pc != self.pc:
+            if any(inner.op == "LOOP" for inner in self.decoded[max(0, self.pc - body):self.pc]):
+                self.stop(Fault.ENCODING, cycle, "loops do not nest")
+            self.loop_pc, self.rounds_left = self.pc, rounds - 1
+        self.behind_loop, self.jump_wait = True, None
+        if self.rounds_left:
             if body > self.pc:
                 self.stop(Fault.ENCODING, cycle, f"loops over {body} instructions, there are only "
                           f"{self.pc} before it")
-            if any(inner.op == "LOOP" for inner in self.decoded[self.pc - body:self.pc]):
-                self.stop(Fault.ENCODING, cycle, "loops do not nest")
-            self.loop_pc, self.rounds_left = self.pc, rounds - 1
-        if self.rounds_left:
             self.rounds_left -= 1
             self.base += instruction["s2"]
-            self.jump_wait = cycle - self.cursor
+            # The first instruction of the body has the wait of the LOOP.
+            self.jump_wait = self.wait_of(instruction)
             self.pc -= body
         else:
             self.loop_pc, self.base = None, 0
@@ -185,20 +210,20 @@ class _Queue:
         while True:
             instruction = (self.decoded[self.pc] if self.pc < len(self.decoded)
                            else Instruction(RESERVED, {}))
-            if instruction.op == RESERVED:
-                # Reserved opcodes include 0, hence a word that was never written.
-                wait = self.wait_of(instruction) if self.jump_wait is None else self.jump_wait
-                self.stop(Fault.ENCODING, self.cursor + max(1, wait),
-                          "no such operation" if self.pc < len(self.decoded)
-                          else "the program has no END here")
             if instruction.op == "LOOP":
                 self.loop(instruction)
                 continue
-            cycle = self.schedule(instruction)
+            cycle, wrong = self.schedule(instruction)
+            if instruction.op == RESERVED:
+                # Reserved opcodes include 0, hence a word that was never written.
+                self.stop(Fault.ENCODING, cycle,
+                          "no such operation" if self.pc < len(self.decoded)
+                          else "the program has no END here")
             if instruction.op == "END":
                 if instruction["n1"] not in _ENDS or instruction["n1_param"]:
                     self.stop(Fault.ENCODING, cycle, f"END must have n1 1 or 2, not "
                               f"{instruction['n1']}")
+                self.refuse(cycle, [wrong])
                 if cycle >= self.length:
                     self.stop(Fault.LENGTH, self.length - 1,
                               f"ends on cycle {cycle} of a step of {self.length} cycles")
@@ -206,12 +231,15 @@ class _Queue:
                     return cycle
                 self.cursor = cycle
             elif instruction.op == "NOP":
+                self.refuse(cycle, [wrong])
                 self.cursor = cycle
                 if cycle >= self.length:
                     self.stop(Fault.LENGTH, self.length - 1,
                               f"waits until cycle {cycle} of a step of {self.length} cycles")
             else:
-                self.issue(instruction, cycle)
+                self.issue(instruction, cycle, self.check(instruction, cycle, [wrong]))
+            self.fresh = self.behind_loop = False
+            self.jump_wait = None
             self.pc += 1
 
 

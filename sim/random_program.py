@@ -13,7 +13,7 @@ from arch.config import Config
 from arch.image import Image
 from arch.isa import UNITS, Index, Order, sources_of, unit_of
 from arch.queues import Stream, mem_stream
-from arch.timing import FIRST_ISSUE
+from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN
 from sim.random_placement import Block, Item, NoRoom, Pattern, Placer, Writer
 
 #: Where in a block consumers are placed, at first; their producers stand before.
@@ -299,7 +299,8 @@ class Generator(Placer):
         for block in [*self.blocks, *self.tail]:
             period = block.length + self.random.randrange(4)
             begins.append((block, begin, period))
-            begin = begin + block.rounds.values * period
+            # Behind a LOOP an END and the next block must wait.
+            begin = begin + block.rounds.values * period + LOOP_WAIT_MIN + 1
         prompt = begins[len(self.blocks)][1]
         rows = np.zeros((config.param_rows, 6), np.int64)
         rows[:, :4], rows[:, 4], rows[:, 5] = self.counts, begin + 2, prompt + 2
@@ -308,9 +309,9 @@ class Generator(Placer):
             writer = Writer(self, queue)
             for number, (block, start, period) in enumerate(begins):
                 if number == len(self.blocks) and any(other.of(queue) for other in self.tail):
-                    writer.emit("END", {"n1": 2}, np.maximum(writer.last + 1, FIRST_ISSUE))
+                    writer.emit("END", {"n1": 2}, np.maximum(writer.last + LOOP_WAIT_MIN, FIRST_ISSUE))
                 writer.block(block, start, period)
-            writer.emit("END", {}, np.maximum(writer.last + 1, FIRST_ISSUE))
+            writer.emit("END", {}, np.maximum(writer.last + LOOP_WAIT_MIN, FIRST_ISSUE))
             program[queue] = writer.words
             if writer.columns:
                 params[queue] = np.array(writer.columns).T

@@ -7,12 +7,12 @@ import cocotb
 import numpy as np
 
 from arch.faults import Fault
-from arch.hostmap import Space, param_address, program_address
+from arch.hostmap import Space, program_address
 from arch.isa import Control, Instruction, encode, layout, unit_of
 from arch.queues import QUEUES as ALL_QUEUES
 from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN
 from tb.bench import bench_test
-from tb.icu import COLUMNS, ROWS, IcuBench, Step, random_params, random_program, random_step
+from tb.icu import IcuBench, Step, random_params, random_program, random_step
 from tb.top import CONFIG, QUEUES
 
 
@@ -41,7 +41,7 @@ async def quiet_after_reset(dut, queue):
 @cocotb.parametrize(queue=QUEUES)
 async def latency(dut, queue):
     """The first issue FIRST_ISSUE cycles behind the barrier, the next one cycle on; a loop jumps in
-    LOOP_WAIT_MIN. One cycle less is UNDERRUN, on the scheduled cycle."""
+    LOOP_WAIT_MIN. One cycle less is UNDERRUN, on the first cycle that is legal."""
     bench = IcuBench(dut, queue)
     await bench.start()
     for first, again in ((FIRST_ISSUE, LOOP_WAIT_MIN), (FIRST_ISSUE - 1, LOOP_WAIT_MIN),
@@ -66,7 +66,7 @@ async def by_hand(dut):
               "index_shift": 1}
     loop = Instruction("LOOP", {"n1": 2, "n2": 1, "wait": 6, "s2": 100})
     await bench.load([operation("const", 4, **fields), loop,
-                      Instruction("END", {"n1": 2, "wait": 2}), end(9)])
+                      Instruction("END", {"n1": 2, "wait": 4}), end(7)])
     at = bench.cycle + 4
     # Issues on 4, 7, 12, 15, then 6 cycles on again; position 9, halved, is added.
     for cycle, address in zip((4, 7, 12, 15, 21, 24, 29, 32),
@@ -138,8 +138,8 @@ async def damaged_programs(dut, queue):
 
 
 def wrong_programs(queue) -> dict:
-    """One program for every way to go wrong, by fault; the schedule is by hand: on cycle 6."""
-    fields, good, last = layout(unit_of(queue), CONFIG), operation(queue, 4), operation(queue, 2)
+    """One program for every way to go wrong, by fault; the schedule is by hand: on cycle 8."""
+    fields, good, last = layout(unit_of(queue), CONFIG), operation(queue, 4), operation(queue, 4)
     reserved = set(range(16)) - {int(code) for code in Control}
     reserved -= {op.code for op in unit_of(queue).ops}
     encoding = [("op", code) for code in sorted(reserved)]
@@ -151,13 +151,14 @@ def wrong_programs(queue) -> dict:
     programs = {Fault.ENCODING: [[good, with_field(queue, last, *wrong)] for wrong in encoding],
                 Fault.UNDERRUN: [[good, with_field(queue, last, *wrong)] for wrong in underrun]}
     for name, value in (("n1", 0), ("n1", 3), ("n1_param", 1)):
-        programs[Fault.ENCODING].append([good, with_field(queue, end(2), name, value)])
+        programs[Fault.ENCODING].append([good, with_field(queue, end(4), name, value)])
     for gap, count in (("d1", "n1"), ("d2", "n2")):
         if gap in fields:
             programs[Fault.UNDERRUN].append(
-                [good, with_field(queue, operation(queue, 2, **{count: 2}), gap, 0)])
-    loop = Instruction("LOOP", {"n1": 2, "n2": 1, "wait": 2})
-    programs[Fault.UNDERRUN] += [[operation(queue, 6, n1=1), with_field(queue, loop, "wait", 0)],
+                [good, with_field(queue, operation(queue, 4, **{count: 2}), gap, 0)])
+    loop = Instruction("LOOP", {"n1": 2, "n2": 1, "wait": 4})
+    programs[Fault.UNDERRUN] += [[operation(queue, 7), with_field(queue, last, "wait", 0)],
+                                 [good, with_field(queue, loop, "wait", 0)],
                                  [good, with_field(queue, loop, "n1", 0)],
                                  [good, with_field(queue, loop, "n2", 0)]]
     return programs
@@ -174,9 +175,8 @@ async def faults(dut, queue):
             await bench.load([*program, end()])
             before = bench.issues.seen, bench.faults.seen
             at = bench.cycle + 4
-            bench.faults.expect(at + 6, {fault})
-            first = 6 if program[0]["wait"] == 6 else 4
-            bench.issues.expect(at + first, bench.members(program[0]))
+            bench.faults.expect(at + 8, {fault})
+            bench.issues.expect(at + program[0]["wait"], bench.members(program[0]))
             bench.driver.pulse(at - 1, bench.port("restart"), 1, 0)
             bench.driver.pulse(at + 20, bench.port("stop"), 1, 0)
             await bench.until(at + 22)
@@ -187,7 +187,7 @@ async def faults(dut, queue):
 @bench_test
 @cocotb.parametrize(queue=QUEUES)
 async def host(dut, queue):
-    """Programs and parameters are read back; other queues and spaces are left alone."""
+    """Programs are read back; other queues and spaces are left alone."""
     bench, rng = IcuBench(dut, queue), np.random.default_rng(5)
     await bench.start()
     program, params = random_program(queue, rng), random_params(rng)
@@ -198,14 +198,9 @@ async def host(dut, queue):
         for chunk in range(8):
             got = await bench.host.read(Space.PROGRAM, program_address(number, pc, chunk))
             assert got == word >> 16 * chunk & 0xFFFF
-    for row in range(ROWS):
-        for column in (0, 15, COLUMNS - 1):
-            got = await bench.host.read(Space.PARAMS, param_address(CONFIG, number, row, column))
-            assert got == params[row, column]
     for other in (number ^ 1, number ^ 4):
         assert await bench.host.is_ignored(Space.PROGRAM, program_address(other, 0, 0))
-        assert await bench.host.is_ignored(Space.PARAMS, param_address(CONFIG, other, 0, 0))
-    for space in set(Space) - {Space.PROGRAM, Space.PARAMS}:
+    for space in set(Space) - {Space.PROGRAM}:
         assert await bench.host.is_ignored(space, program_address(number, 0, 0))
     # What was read and what was ignored has changed nothing.
     await bench.steps([random_step(rng)])

@@ -69,6 +69,7 @@ class SeqBench(Bench):
         self.driver.set(0, self.port("ended"), ALL_ENDED)
         self.driver.set(0, self.port("causes"), 0)
         self.driver.set(0, self.port("sampled"), 0)
+        self.driver.set(0, self.port("loading"), 0)
         self.events = Receiver(tuple(self.port(f"event__{name}")
                                      for name in ("payload", "valid", "ready")), pace)
         self.drivers.append(self.events)

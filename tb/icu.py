@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 
 from arch.faults import Fault
-from arch.hostmap import Space, param_address, program_address
+from arch.hostmap import Space, program_address
 from arch.image import Image
-from arch.isa import COUNT_REGISTERS, Instruction, encode, layout, op_code, unit_of, word_bits
+from arch.isa import COUNT_REGISTERS, Instruction, encode, layout, op_code, reserved_fields, unit_of, word_bits
 from arch.queues import QUEUES
 from hdl.signatures import IssueSignature
 from sim.queue_model import expand_queue, index_values
@@ -17,7 +17,8 @@ from tb.hostbus import HostBus
 from tb.monitors import number
 from tb.top import CONFIG
 
-ROWS, COLUMNS = CONFIG.param_rows, CONFIG.param_columns
+#: Rows of delay parameters: a queue holds two.
+ROWS, COLUMNS = 2, CONFIG.param_columns
 #: What the memories of the queues hold, by queue: they outlive a reset.
 _PROGRAM = collections.defaultdict(dict)
 _PARAMS = collections.defaultdict(lambda: np.zeros((ROWS, COLUMNS), np.int64))
@@ -58,7 +59,8 @@ class IcuBench(Bench):
         self.faults = self.add_faults("fault")
         self.ended = LevelMonitor(self.port("ended"))
         self.monitors.append(self.ended)
-        for name in ("restart", "stop", "row", "counts", "prompt", "position", "token"):
+        for name in ("restart", "stop", "half", "counts", "prompt", "position", "token",
+                     "load__queue", "load__half", "load__column", "load__value"):
             self.driver.set(0, self.port(name), 0)
         self.driver.set(0, self.port("host__w_en"), 0)
         self.driver.set(0, self.port("host__r_en"), 0)
@@ -83,9 +85,14 @@ class IcuBench(Bench):
                                       word >> 16 * chunk)
             held[pc] = word
         if params is not None:
+            at = self.cycle + 3
             for row, column in np.argwhere(_PARAMS[self.queue] != params).tolist():
-                await self.host.write(Space.PARAMS, param_address(CONFIG, queue_id, row, column),
-                                      int(params[row, column]))
+                for name, value in (("queue", 1 << queue_id), ("half", row), ("column", column),
+                                    ("value", int(params[row, column]))):
+                    self.driver.set(at, self.port(f"load__{name}"), value)
+                at += 1
+            self.driver.set(at, self.port("load__queue"), 0)
+            await self.until(at + 1)
             _PARAMS[self.queue] = params.copy()
 
     def image(self, step, length) -> Image:
@@ -105,7 +112,7 @@ class IcuBench(Bench):
         trace = expand_queue(self.image(step, length), self.queue, step.row, step.prompt)
         counts = sum(count << 9 * place for place, count in enumerate(step.counts))
         self.driver.pulse(barrier, self.port("restart"), 1, 0)
-        for name, value in (("row", step.row), ("counts", counts), ("prompt", int(step.prompt)),
+        for name, value in (("half", step.row), ("counts", counts), ("prompt", int(step.prompt)),
                             ("position", step.position), ("token", step.token)):
             self.driver.set(barrier + 1, self.port(name), value)
         for segment in trace.segments:
@@ -143,7 +150,7 @@ class IcuBench(Bench):
 
 def random_program(queue, rng) -> list:
     """A legal program of up to 20 words, dense in time, with every feature of the format."""
-    fields_of = layout(unit_of(queue), CONFIG)
+    fields_of, reserved = layout(unit_of(queue), CONFIG), reserved_fields(unit_of(queue))
 
     def chance(probability):
         return rng.random() < probability
@@ -158,7 +165,7 @@ def random_program(queue, rng) -> list:
             return Instruction("NOP", waiting(least))
         fields = {}
         for name, (_, width, signed) in fields_of.items():
-            if name.startswith(("op", "wait", "n1", "n2", "d1", "d2")):
+            if name.startswith(("op", "wait", "n1", "n2", "d1", "d2")) or name in reserved:
                 continue
             low = -(1 << width - 1) if signed else 0
             fields[name] = int(rng.integers(low, low + (3 if name == "index" else 1 << width)))
@@ -171,10 +178,11 @@ def random_program(queue, rng) -> list:
                            fields | waiting(least))
     program = [operation(4)]
     while len(program) < 14:
+        least = 4 if program[-1].op == "LOOP" else 1
         if chance(0.1):
-            program.append(Instruction("END", {"n1": 2} | waiting(1)))
+            program.append(Instruction("END", {"n1": 2} | waiting(least)))
         elif chance(0.35):
-            body = [operation(1) for _ in range(rng.integers(1, 4))]
+            body = [operation(least), *(operation(1) for _ in range(rng.integers(0, 3)))]
             fields = {"n1": int(rng.integers(1, 5)), "n2": len(body)} | waiting(4)
             if chance(0.4):
                 fields |= {"n1": int(rng.integers(COUNT_REGISTERS)), "n1_param": 1}
@@ -182,12 +190,12 @@ def random_program(queue, rng) -> list:
                 fields["s2"] = int(rng.integers(-5, 6))
             program += [*body, Instruction("LOOP", fields)]
         else:
-            program.append(operation(1))
-    return program + [Instruction("END", {"n1": 1} | waiting(1))]
+            program.append(operation(least))
+    return program + [Instruction("END", {"n1": 1} | waiting(4))]
 
 
 def random_params(rng):
-    """Parameters for `random_program`: columns 8 to 15 are long enough for the first issue."""
+    """Parameters for `random_program`, [rows, columns]: columns 8 to 15 are long enough for the first issue."""
     params = np.zeros((ROWS, COLUMNS), np.int64)
     params[:, :8], params[:, 8:16] = rng.integers(1, 8, (ROWS, 8)), rng.integers(4, 10, (ROWS, 8))
     return params

@@ -108,8 +108,8 @@ def test_image_blocks_place_every_byte():
     # Queue 3 (vxm), instruction 1: chunk addresses as the docstring of the map says.
     chunks = [memory[Space.PROGRAM, (3 * 512 + 1) * 16 + chunk] for chunk in range(5)]
     assert sum(chunk << 16 * index for index, chunk in enumerate(chunks)) == word
-    # Parameters: 4 rows of 32 columns a queue.
-    assert memory[Space.PARAMS, (3 * 4 + 2) * 32 + 1] == params["vxm"][2, 1]
+    # Parameters: 4 rows of 16 columns a queue.
+    assert memory[Space.PARAMS, (3 * 4 + 2) * 16 + 1] == params["vxm"][2, 1]
     assert memory[Space.ROWS, 3 * 8 + 5] == 3 * 6 + 5
     assert [memory[Space.PATTERNS, lane] for lane in range(8)] == [1, 0x8000, 0, 2, 7, 6, 5, 4]
     assert memory[Space.CONSTANTS, 0] == 0xFFFF and memory[Space.CONSTANTS, 7] == 0x8000

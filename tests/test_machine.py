@@ -126,7 +126,7 @@ LEGAL = {
         .queue const
             READ at={f}
             LOOP n1=2 n2=1 wait={lw}
-            END""",
+            END wait={lw}""",
 }
 
 
@@ -390,3 +390,22 @@ def test_reserved_opcode_keeps_its_wait():
     with pytest.raises(ScheduleError) as caught:
         machine(HEAD + f".queue const\n.word {word:#x}\n").run([0], 1)
     assert (caught.value.fault, caught.value.cycle) == (Fault.ENCODING, 9)
+
+
+@pytest.mark.parametrize("row, length, refused", [(1, 32, True), (1, 33, False), (2, 20, True),
+                                                  (0, 20, False), (3, 20, False)])
+def test_steps_leave_time_to_load_the_next_row(row, length, refused):
+    """16 queues of 16 parameters and 4 cycles more, over the 8 steps of a row: 32.5 cycles each.
+
+    The first row, whose successor is loaded before the run, and the last may be shorter.
+    """
+    lengths = [length if number == row else 60 for number in range(4)]
+    rows = "".join(f".row {number} generate={cycles} prompt={cycles}\n"
+                   for number, cycles in enumerate(lengths))
+    image = assemble(f".profile tiny\n{rows}.param const * 9\n.queue const\n"
+                     "READ wait=$P0 address=0\nEND\n.const 0 1 1 1 1 1 1 1 1\n")
+    if refused:
+        with pytest.raises(ProgramError, match=f"row {row} has steps of {length} cycles"):
+            check_schedule(image)
+    else:
+        check_schedule(image)

@@ -127,7 +127,7 @@ def test_epilogue_leaves_room_for_loop_and_end():
     body = [task("step", [("vxm", "MAC", 0)])]
     epilogue = [task("same", [("vxm", "MAC", 0)]), task("other", [("red", "SUM", 0)])]
     solved = solve_row(program(body, epilogue=epilogue), ([0], [0], [0, 1]), 1, TINY)
-    assert solved.epilogue == [FIRST_ISSUE + LOOP_WAIT_MIN, FIRST_ISSUE + 1]
+    assert solved.epilogue == [FIRST_ISSUE + LOOP_WAIT_MIN + 1, FIRST_ISSUE + 1]
 
 
 def test_a_generate_step_lasts_until_the_token():

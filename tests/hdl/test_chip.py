@@ -124,7 +124,7 @@ def test_program():
         await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
         assert ctx.get(dut.o_running)
         for position, cycles in enumerate((LENGTH + 3, LENGTH, LENGTH)):
-            flags, at, _, length = await wire.event(500)
+            flags, at, _, length = await wire.event(1500)
             expected = EventFlag.SAMPLED if position else EventFlag(0)
             assert flags == expected | (EventFlag.LAST if position == 2 else 0)
             assert (at, length) == (position, cycles)
@@ -143,7 +143,7 @@ def test_program():
         await wire.write(Space.PROGRAM, program_address(QUEUES["w2"].id, 0, 0), [
             late >> 16 * chunk & 0xFFFF for chunk in range(4)])
         await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
-        flags, _, _, _ = await wire.event(500)
+        flags, _, _, _ = await wire.event(1500)
         assert flags == EventFlag.LAST | EventFlag.FAULT and ctx.get(dut.o_fault)
         assert await wire.read(Space.REGISTERS, Register.FAULT_CAUSE, 3) == [
             Fault.OPERAND, QUEUES["w2"].id, programs["w2"][0]["wait"] + 1]
@@ -153,7 +153,7 @@ def test_program():
         await wire.write(Space.REGISTERS, Register.COMMAND, [CLEAR])
         await wire.write(Space.REGISTERS, Register.LIMIT, [1])
         await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
-        assert (await wire.event(500))[0] == EventFlag.LAST
+        assert (await wire.event(1500))[0] == EventFlag.LAST
 
     barriers, issues, writes, vectors = simulate(testbench)
     assert np.diff(barriers[:4]).tolist() == [LENGTH + 3, LENGTH, LENGTH]
