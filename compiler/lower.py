@@ -15,7 +15,6 @@ from compiler import (lower_attention, lower_ends, lower_ffn, lower_place, lower
                       lower_sampling)
 from compiler.layout import Heads
 from compiler.lower_state import Lowering
-from compiler.passes import Acc, Const, Mem
 from compiler.quantised import QuantModel, Requant
 from compiler.tasks import Program
 
@@ -49,8 +48,8 @@ def _body(low: Lowering) -> tuple:
     lower_attention.projections(low, layer)
     addend = low.biased("att", "o", layer.o)
     lower_attention.attention(low, layer)
-    low.pass_("attention output", "MAC", low.x_tiles, Acc(0), Const(low.at["m_o"]), addend,
-              pre=layer.o.pre, post=layer.o.post, into=[Mem(low.x), Mem(low.x2)], label="x_mid")
+    low.residual("attention output", low.at["m_o"], addend, layer.o, "x_mid", "ffn.in",
+                 layer.ffn_in)
     lower_ffn.feed_forward(low, layer)
     return tuple(low.tasks)
 

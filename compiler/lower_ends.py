@@ -30,7 +30,10 @@ def prologue(low: Lowering) -> tuple:
               low.place_scale, "place.scale", addend, model.positions.post, [Mem(low.place)])
         addend = Mem(low.place)
     _rows(low, "embedding", low.embedding, low.v_tiles, low.m_embedding, Index.TOKEN, low.scale,
-          "scale", addend, model.embedding.post, [Mem(low.x), Mem(low.x2)])
+          "scale", addend, model.embedding.post,
+          [Mem(low.x2)] if model.final_in is not None else [Mem(low.x), Mem(low.x2)])
+    if model.final_in is not None:
+        low.scaled("embedding scaled", low.first_in, model.layers[0].att_in, "att.in")
     task = TaskBuilder(config, "epsilon")
     task.store(task.operand(Const(low.eps), 0, 1), [Mem(low.x2, low.x_tiles)], 0, 1,
                label="epsilon")

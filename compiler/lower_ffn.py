@@ -23,9 +23,8 @@ def feed_forward(low: Lowering, layer) -> None:
         _gelu(low, layer)
     else:
         _gated(low, layer)
-    low.pass_("feed-forward output", "MAC", low.x_tiles, Acc(0), Const(low.at["m_down"]),
-              low.biased("ffn", "down", layer.down), pre=layer.down.pre, post=layer.down.post,
-              into=[Mem(low.x), Mem(low.x2)], label="x_out")
+    low.residual("feed-forward output", low.at["m_down"], low.biased("ffn", "down", layer.down),
+                 layer.down, "x_out", "att.in", layer.att_in)
 
 
 def _multipliers(low: Lowering, lead, total):

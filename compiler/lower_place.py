@@ -12,7 +12,7 @@ def place(low: Lowering) -> None:
     """Weights, constants and patterns; the addresses used by the tasks."""
     model, heads, lanes = low.model, low.heads, low.config.lanes
     weights, constants = low.weights, low.constants
-    placed = [_place_layer(low, layer) for layer in model.layers]
+    placed = [_place_layer(low, number, layer) for number, layer in enumerate(model.layers)]
     begin, second = placed[0], placed[min(1, len(placed) - 1)]
     low.at = begin
     low.strides = {"mxm": second["wq"] - begin["wq"], "kv": second["wq"] - begin["wq"],
@@ -35,6 +35,8 @@ def place(low: Lowering) -> None:
         low.gain = constants.place(constants.channels(model.final_gain.m))
         if model.final_gain.bias is not None:
             low.final_bias = constants.place(constants.channels(model.final_gain.bias))
+    if model.final_in is not None:
+        low.first_in = constants.place(constants.channels(model.layers[0].att_in.m))
     low.eps = constants.place(eps_vector(model.eps_total, lanes)[None])
     if model.rope is not None:
         lower_rope.place(low)
@@ -50,10 +52,10 @@ def _place_rows(low: Lowering, table: Rows) -> int:
     return low.weights.place(padded.transpose(1, 0, 2, 3))
 
 
-def _place_layer(low: Lowering, layer) -> dict:
+def _place_layer(low: Lowering, number, layer) -> dict:
     weights, constants, heads = low.weights, low.constants, low.heads
     spread = lambda rows, count: heads.spread(rows, count)  # noqa: E731
-    at = {}
+    at, following = {}, low.following(number)
     at["wk"] = weights.place(weights.tiles(spread(layer.wk, heads.kv_count)))
     at["wq"] = weights.place(weights.tiles(spread(layer.wq, heads.count)))
     at["wv"] = weights.place(weights.tiles(layer.wv))
@@ -93,4 +95,7 @@ def _place_layer(low: Lowering, layer) -> dict:
         if bias is not None:
             bias = spread(bias, {"q": heads.count, "k": heads.kv_count}[name]) if name in "qk" else bias
             at[f"bias_{name}"] = constants.place(constants.channels(bias))
+    for name, requant in (("ffn.in", layer.ffn_in), ("att.in", following)):
+        if requant is not None:
+            at[name] = constants.place(constants.channels(requant.m))
     return at

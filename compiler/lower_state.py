@@ -4,11 +4,13 @@ Accumulators, MEM buffers and the two allocators are fixed here before any task 
 pieces of the decoder (`compiler.lower_attention` and its neighbours) only name them.
 """
 from arch.config import Config
+from arch.queues import Stream
+from arch.timing import timing
 from arch.isa import COUNT_BITS
 from compiler import lower_sampling
 from compiler.errors import ModelError
 from compiler.layout import Constants, Vectors, Weights, ceil_div, heads_of, too_large
-from compiler.passes import Const, Mem, matmul, vector_pass
+from compiler.passes import Acc, Const, Mem, matmul, vector_pass
 from compiler.quantised import NORM_POST, QuantModel
 
 
@@ -176,3 +178,34 @@ class Lowering:
                    Const(self.at[f"bias_{requant_name}"]), into=[Mem(self.with_bias)],
                    label=f"{name}.biased")
         return Mem(self.with_bias)
+
+    def following(self, number):
+        """How the residual behind a layer is scaled for the next norm; None: not at all."""
+        layers = self.model.layers
+        return layers[number + 1].att_in if number + 1 < len(layers) else self.model.final_in
+
+    def residual(self, name, multipliers, addend, requant, label, label_in, scaling) -> None:
+        """Accumulators onto the residual, and the residual to where norm and matmuls take it."""
+        fields = dict(pre=requant.pre, post=requant.post, label=label)
+        sources = (Acc(0), Const(multipliers), addend)
+        if scaling is None:
+            self.pass_(name, "MAC", self.x_tiles, *sources, into=[Mem(self.x), Mem(self.x2)],
+                       **fields)
+            return
+        factors, latency = self.at[label_in], timing(self.config).vxm
+        if self.x_tiles > latency:
+            self.pass_(name, "MAC", self.x_tiles, *sources, into=[Mem(self.x2)], **fields)
+            self.scaled(f"{name} scaled", factors, scaling, label_in)
+            return
+
+        def scale(task, moment):
+            b = task.operand(Const(factors), moment, self.x_tiles)
+            task.use("vxm", "MAC", moment, self.x_tiles, a=int(Stream.VXM), b=int(b),
+                     pre=scaling.pre, post=scaling.post)
+            task.store(Stream.VXM, [Mem(self.x)], moment + latency, self.x_tiles, label=label_in)
+        self.pass_(name, "MAC", self.x_tiles, *sources, into=[Mem(self.x2)], tail=scale, **fields)
+
+    def scaled(self, name, factors, scaling, label) -> None:
+        """The residual from MEM, times the factors, to where matmuls take it."""
+        self.pass_(name, "MAC", self.x_tiles, Mem(self.x2), Const(factors), pre=scaling.pre,
+                   post=scaling.post, into=[Mem(self.x)], label=label)

@@ -13,7 +13,7 @@ from arch import numerics
 from arch.config import Config
 from compiler import calibrate, scales
 from compiler.checkpoint import Checkpoint
-from compiler.equalise import equalised
+from compiler.equalise import equalised, factors
 from compiler.equivalent import simplified
 from compiler.errors import ModelError
 from compiler.quantised import NORM_POST, ROPE_FRACTION, QuantLayer, QuantModel, Requant, Rows
@@ -21,6 +21,9 @@ from compiler.scales import (HEADROOM, Ratio, lane, quantise_weights, requants, 
 
 #: The scale of a row of the embedding is a multiplier of 15 bits below this shift.
 MOST_POST = 31
+#: Scaling the residual for each norm by itself costs some cycles: it must better the squared error
+#: of some input by this factor, and that error must be above this floor, relative to the input.
+SCALING_PAYS, SCALING_FLOOR = 8.0, 2.0**-9
 
 
 def _residual_scale(acts: calibrate.Activations, bits: int, least: float) -> float:
@@ -46,11 +49,14 @@ class Method:
         How activation scales are chosen, one of `compiler.scales.CLIPS`.
     weighted : bool
         Whether errors of keys and values count as much as the attention that they receive.
+    scaled : bool or None
+        Whether the residual is scaled for each norm by itself; None: if that is worth it.
     equalise : bool
         `compiler.equalise`.
     """
     clip: str = "mse"
     weighted: bool = True
+    scaled: bool | None = None
     equalise: bool = True
 
 
@@ -82,6 +88,9 @@ class _Quantiser:
         self._hidden()
         self.shift = {name: self._norm_shift([a[name] for a in layers])
                       for name in ("x_att", "x_ffn")}
+        self.inputs = {}
+        if self._scaling_pays() if method.scaled is None else method.scaled:
+            self._scale_inputs()
         self.bias = {name: min(self.norm_bias(a[name]) for a in layers)
                      for name in ("x_att", "x_ffn")}
 
@@ -109,16 +118,78 @@ class _Quantiser:
         return min(range(16), key=lambda shift: sum(
             shift_error(point, self.sx, shift, self.bits) for point in thin))
 
+    def _error(self, x, step) -> float:
+        """Squared error of x / rms with x quantised at ``step`` [dim] or a number."""
+        limit = (1 << self.bits - 1) - 1
+        rms = np.maximum(np.sqrt(np.mean(x * x, -1, keepdims=True)), 1e-12)
+        return float(np.mean(((np.clip(np.rint(x / step), -limit, limit) * step - x) / rms)**2))
+
+    def _scaling_pays(self) -> bool:
+        """Whether a norm's input is much worse at the shared scale than at one of its own."""
+        for name in ("x_att", "x_ffn"):
+            shared = self.sx * 2.0**self.shift[name]
+            for layer in self.acts.layers:
+                x = layer[name][::max(1, len(layer[name]) // 256)]
+                own = self._error(x, self._own_step(x, 1.0))
+                if self._error(x, shared) > max(SCALING_PAYS * own, SCALING_FLOOR):
+                    return True
+        return False
+
+    def _own_step(self, x, ratio):
+        """Scale of a norm's input with its channels over ``ratio``, every token counted alike."""
+        weights = 1 / np.maximum(np.mean(x * x, -1, keepdims=True), 1e-24)
+        return self.clip_scale(x / ratio, self.bits, weights=weights) * ratio
+
+    def _scale_inputs(self):
+        """A scale for every channel before every norm, by the error behind the weights."""
+        ckpt, layers = self.ckpt, self.acts.layers
+        behind = {"x_att": ("wq", "wk", "wv"), "x_ffn": ("w1", "w3")}
+        points = [(name, number, layer[name], np.concatenate([
+            getattr(ckpt, w)[number] for w in behind[name] if getattr(ckpt, w) is not None]))
+            for name in behind for number, layer in enumerate(layers)]
+        points.append(("final", 0, self.acts.final, ckpt.classifier))
+        found = {}
+        for name, number, x, w in points:
+            thin, ratio = x[::max(1, len(x) // 256)].astype(np.float64), factors(np.abs(x).max(0))
+            rms = np.maximum(np.sqrt(np.mean(thin**2, -1, keepdims=True)), 1e-12)
+            limit, best = (1 << self.bits - 1) - 1, None
+            for exponent in (0.0, 0.5, 1.0):
+                step = self._own_step(thin, ratio**exponent) * np.ones(x.shape[1])
+                q, scale = quantise_weights(w * ratio**exponent)
+                behind_it = ((np.clip(np.rint(thin / step), -limit, limit) * step / ratio**exponent)
+                             @ (q * scale[:, None]).T - thin @ w.T) / rms
+                error = float((behind_it**2).sum())
+                if best is None or error < best[0]:
+                    best = error, step, ratio**exponent
+            found[name, number] = best[1:]
+        self.input_shift = {name: min(room(x, found[name, number][0]) for at, number, x, _ in points
+                                      if at == name) for name in ("x_att", "x_ffn", "final")}
+        # One scaling pass serves the norms of attention and the final one: they share their shift.
+        shared = min(self.input_shift["x_att"], self.input_shift["final"])
+        self.input_shift |= {"x_att": shared, "final": shared}
+        self.steps = found
+        for group in (("x_att", "final"), ("x_ffn",)):
+            keys = [key for key in found if key[0] in group]
+            made = requants([Ratio(self.sx / found[key][0] * 2.0**self.input_shift[key[0]],
+                                   32767 / HEADROOM) for key in keys], "norm's input")
+            self.inputs |= dict(zip(keys, made))
+        self.shift |= {name: self.input_shift[name] for name in ("x_att", "x_ffn")}
+
     def norm_bias(self, x) -> int:
         """Bias of 1/rms: the smallest calibrated rms, halved, still fits a float12."""
         total = (np.rint(x / self.sx)**2).sum(-1) + self.eps_total
         return min(63, 12 + math.floor(math.log2(max(float(total.min()), 1.0)) / 2) - 1)
 
-    def normed(self, w, bias, x, shift, norm_bias, out_scale):
+    def normed(self, w, bias, x, shift, norm_bias, out_scale, key):
         """Weights behind a norm, and what their requantiser has to do."""
-        q, scale = quantise_weights(w)
-        acc = numerics.activation(np.rint(x / self.sx), shift, self.bits) @ q.T.astype(np.int64)
-        ratio = scale * 2.0**shift * math.sqrt(self.model.dim) / out_scale
+        step, spread = self.sx * 2.0**shift, 1.0
+        if key in self.inputs:
+            step, spread = self.steps[key]
+        q, scale = quantise_weights(w * spread)
+        n = numerics.saturate_symmetric(np.rint(x / step), self.bits)
+        acc = n @ q.T.astype(np.int64)
+        step = float(np.max(step / spread))
+        ratio = scale * (step / self.sx) * math.sqrt(self.model.dim) / out_scale
         return q, Ratio(ratio, float(np.abs(acc).max()), norm_bias - NORM_POST,
                         None if bias is None else bias / out_scale)
 
@@ -142,7 +213,7 @@ class _Quantiser:
 
         def normed(w, point, out_scale, bias=None):
             return self.normed(w[number], bias, acts[point], self.shift[point], self.bias[point],
-                               out_scale)
+                               out_scale, (point, number))
         gate_unit = 2.0**-numerics.ACT_FRACTION
         parts = {
             "q": normed(ckpt.wq, "x_att", np.repeat(q_scale * 2.0**-self.q_shift, size),
@@ -178,7 +249,8 @@ class _Quantiser:
                            ffn_norm_shift=self.shift["x_ffn"], ffn_norm_bias=self.bias["x_ffn"],
                            q_shift=self.q_shift, k_shift=self.k_shift,
                            hidden_post=self.hidden_post, hidden_shift=self.hidden_shift,
-                           units=self.units(number))
+                           att_in=self.inputs.get(("x_att", number)),
+                           ffn_in=self.inputs.get(("x_ffn", number)), units=self.units(number))
                 for number, part in enumerate(parts)]
 
     def units(self, number: int) -> dict:
@@ -203,7 +275,9 @@ class _Quantiser:
         if not self.model.tied and self.model.norm == "rms":
             acts, one = self.acts, 2.0**-numerics.LOGIT_FRACTION
             bias, shift = self.norm_bias(acts.final), self._norm_shift([acts.final])
-            w, ratio = self.normed(self.ckpt.classifier, None, acts.final, shift, bias, one)
+            shift = self.input_shift["final"] if self.inputs else shift
+            w, ratio = self.normed(self.ckpt.classifier, None, acts.final, shift, bias, one,
+                                   ("final", 0))
             return dict(final_gain=None, final_shift=shift, final_bias=bias, classifier=w,
                         logits=requants([ratio], "classifier")[0])
         return self._gained(embedding)
@@ -277,6 +351,7 @@ class _Quantiser:
             positions=positions, offsets=offsets, eps_total=self.eps_total, rope=rope,
             layers=self.layers(), exp_post=29 - exp_bits, recip_bias=recip_bias, att_pre=att_pre,
             att_post=recip_bias - att_pre - (self.bits - 8), residual_scale=self.sx,
+            final_in=self.inputs.get(("final", 0)),
             **self.classifier(embedding))
 
 

@@ -3,7 +3,8 @@
 Per token, with all shifts and multipliers below being fields of `QuantModel`::
 
     x        int16 residual, one scale for the whole model
-    n = x    enters matmuls as activation(x, shift) *before* its norm; 1/rms, a float12 r, joins
+    n = x    enters matmuls as activation(x, shift) *before* its norm (multiplied by a constant of
+             each channel first, where residuals differ too much for one scale); 1/rms, a float12 r, joins
              the per-channel multipliers afterwards: m' = mac(m, r, 0, 0, 12), y = mac(acc, m', ...)
     q, k     int16; RoPE turns them (cos and sin with 14 fraction bits); k shifted to int8
     scores   int16 with 8 fraction bits in powers of two; masked, exp2 against the row maximum
@@ -59,6 +60,7 @@ class QuantLayer:
     """One decoder layer in integers; weights [out, in] int8, as in the checkpoint's order.
 
     ``gate`` belongs to ``w1``, in a layer without gate too; ``w3`` and ``up`` are None there.
+    ``att_in`` and ``ffn_in``, where they are, scale the residual for the matmuls behind its norm.
     ``units`` is for reports only: what one step of a vector is in the float model, by the names of
     `compiler.calibrate.Activations`.
     """
@@ -85,6 +87,8 @@ class QuantLayer:
     scores: Requant
     hidden_post: int
     hidden_shift: int
+    att_in: Requant | None = None
+    ffn_in: Requant | None = None
     units: dict | None = None
 
 
@@ -133,6 +137,7 @@ class QuantModel:
     final_bias: int
     logits: Requant
     residual_scale: float
+    final_in: Requant | None = None
 
 
 def eps_vector(total: int, lanes: int) -> np.ndarray:

@@ -91,6 +91,14 @@ class Reference:
             c = requant.bias
         return numerics.mac(acc, m, c, requant.pre, requant.post)
 
+    def _scaled(self, x, requant: Requant | None, label, number):
+        """The residual as matmuls take it, before shift and saturation."""
+        if requant is None:
+            return x
+        x = self._requantise(x, requant.m, requant)
+        self._keep(label, number, x)
+        return x
+
     def _added(self, x, requant: Requant, label, number):
         """The residual, with a bias on it where there is one."""
         if requant.bias is None:
@@ -108,6 +116,7 @@ class Reference:
         for number in range(len(model.layers)):
             x = self._layer(number, x, start)
         end = len(model.layers)
+        scaled = self._scaled(x, model.final_in, "att.in", end - 1)
         r = self._norm(x, model.final_bias, "final", end)
         if self.dims.norm == "layer":
             m = self._joined(model.final_gain, r)
@@ -116,7 +125,7 @@ class Reference:
             gained, m = self._requantise(x, m, model.final_gain), model.logits.m
             self._keep("final", end, gained)
         else:
-            gained, m = x, self._joined(model.logits, r)
+            gained, m = scaled, self._joined(model.logits, r)
             self._keep("logits.m", end, m)
             if model.final_gain is not None:
                 gained = self._requantise(x, model.final_gain.m, model.final_gain)
@@ -154,7 +163,9 @@ class Reference:
     def _layer(self, number, x, start):
         layer, weights = self.model.layers[number], self.weights[number]
         r = self._norm(x, layer.att_norm_bias, "att", number)
-        att = self._attention(number, layer, weights, x, r, start)
+        n = self._scaled(x, layer.att_in, "att.in", number - 1)
+        n = self._activation(n, layer.att_norm_shift)
+        att = self._attention(number, layer, weights, n, r, start)
         att = self._activation(att, 0)
         self._tell("att", number, att, self.config.activation_bits)
         acc = self._matmul(weights["wo"], att)
@@ -173,9 +184,9 @@ class Reference:
         self._tell("x_out", number, x, 16)
         return x
 
-    def _attention(self, number, layer, weights, x, r, start):
-        heads, count = self.heads, len(x)
-        q, k, v = self._projected(number, layer, weights, x, r, start)
+    def _attention(self, number, layer, weights, n, r, start):
+        heads, count = self.heads, len(n)
+        q, k, v = self._projected(number, layer, weights, n, r, start)
         k = numerics.mac(k, 1, 0, 0, layer.k_shift)
         q = self._activation(q, layer.q_shift)
         end = start + count
@@ -205,9 +216,9 @@ class Reference:
             self._kept.attention(number, scores[0], peak[0], p[0], inverse[0], att[0])
         return att.reshape(count, -1)
 
-    def _projected(self, number, layer, weights, x, r, start):
+    def _projected(self, number, layer, weights, n, r, start):
         """q, k and v as int16, [count, heads, size]; with RoPE, q and k are turned."""
-        heads, n = self.heads, self._activation(x, layer.att_norm_shift)
+        heads = self.heads
         m = {name: self._joined(getattr(layer, name), r) for name in "kqv"}
         raw = {name: self._requantise(self._matmul(weights[f"w{name}"], n), m[name],
                                       getattr(layer, name)) for name in "kqv"}
@@ -215,7 +226,7 @@ class Reference:
             self._keep("att.m", number, np.concatenate([
                 kept.spread(m["k"], heads.kv_count), kept.spread(m["q"], heads.count),
                 kept.padded(m["v"])], 1))
-        raw = {name: values.reshape(len(x), -1, heads.size) for name, values in raw.items()}
+        raw = {name: values.reshape(len(n), -1, heads.size) for name, values in raw.items()}
         turned = {name: self._turned(raw[name], start) if self.rope is not None else
                   (raw[name], None) for name in "kq"}
         if kept is not None:
@@ -240,7 +251,8 @@ class Reference:
 
     def _hidden(self, number, layer, weights, x, r):
         """The hidden state of the feed-forward part, int16."""
-        n, m_gate = self._activation(x, layer.ffn_norm_shift), self._joined(layer.gate, r)
+        n = self._scaled(x, layer.ffn_in, "ffn.in", number)
+        n, m_gate = self._activation(n, layer.ffn_norm_shift), self._joined(layer.gate, r)
         gate = self._requantise(self._matmul(weights["w1"], n), m_gate, layer.gate)
         self._tell("gate", number, gate, 16)
         if self.dims.activation == "gelu":

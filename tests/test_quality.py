@@ -11,11 +11,13 @@ from compiler import calibrate
 from compiler.checkpoint import ModelConfig, random_checkpoint
 from compiler.equalise import equalised, factors
 from compiler.equivalent import simplified
+from compiler.pipeline import compile_quantised
 from compiler.quantise import Method, quantise
 from scripts.cli import main
 from sim.float_model import FloatModel
 from sim.quality import compare, table
 from sim.reference import Reference
+from tests.lockstep import lockstep
 
 LLAMA = ModelConfig(dim=32, hidden_dim=44, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=43,
                     seq_len=24, tied=True)
@@ -44,8 +46,9 @@ def outliers(checkpoint, factor=30):
 def distance(checkpoint, method=None):
     """Relative error of the logits of the integers."""
     model = quantise(checkpoint, CONFIG, TEXT, 24, *([] if method is None else [method]))
-    seen = Reference(model, CONFIG).logits(TEXT[0]) / 256
-    expected = FloatModel(checkpoint).logits(TEXT[0])
+    lower = lambda logits: logits - logits.mean(-1, keepdims=True)  # noqa: E731
+    seen = lower(Reference(model, CONFIG).logits(TEXT[0]) / 256)
+    expected = lower(FloatModel(checkpoint).logits(TEXT[0]))
     return math.sqrt(np.mean((seen - expected)**2) / np.mean(expected**2))
 
 
@@ -70,6 +73,30 @@ def test_equalisation_changes_no_logit(family):
     before, after = (FloatModel(one, dtype=np.float64).logits(TEXT[0])
                      for one in (checkpoint, moved))
     assert np.abs(after - before).max() < 1e-5
+
+
+def grown(family):
+    """A residual that begins small and grows a hundredfold."""
+    plain = random_checkpoint(dataclasses.replace(LLAMA, family=family, tied=False), 1)
+    arrays = {name: array.copy() for name, array in plain.arrays.items()}
+    for name in ("embedding", "positions"):
+        if name in arrays:
+            arrays[name] *= np.float32(0.02 if family == "gpt2" else 0.1)
+    for name in ("wo", "w2"):
+        arrays[name][1] *= 8
+    return dataclasses.replace(plain, **arrays)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_residuals_of_different_size_are_scaled_for_each_norm(family):
+    checkpoint = grown(family)
+    seen = [distance(checkpoint, Method(scaled=scaled)) for scaled in (False, True, None)]
+    assert seen[0] > 2 * seen[1] and seen[2] == seen[1]
+    model = quantise(checkpoint, CONFIG, TEXT, 24)
+    assert model.final_in is not None and model.layers[1].ffn_in is not None
+    assert quantise(random_checkpoint(LLAMA, 1), CONFIG, TEXT, 24).final_in is None
+    machine = CONFIG.replace(const_depth=256, accumulators=32)
+    assert lockstep(compile_quantised(model, machine, 0), [0, 1], 12) > 0
 
 
 def test_factors():
