@@ -7,6 +7,7 @@ they can hold, worked out here by search or by hand; from then on a model is wha
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import pytest
 
 import metronome
 from arch.config import profile
-from compiler.checkpoint import random_checkpoint
+from compiler.checkpoint import ModelConfig, random_checkpoint
 from compiler.hf_export import save_folder, to_bfloat16
 from compiler.huggingface import load_folder
 from compiler.llama2c import save_checkpoint
 from compiler.quantise import quantise
+from compiler.tokenizer import Tokenizer
 from scripts.cli import main
 from sim.float_model import FloatModel
 from sim.reference import Reference
@@ -52,8 +54,8 @@ def imported(built_in, tmp_path_factory):
 
 def greedy(checkpoint, prompt: list, count: int) -> list:
     """Tokens that the quantised reference gives after a prompt."""
-    text = np.random.default_rng(1).integers(3, 68, (2, 64))
-    reference = Reference(quantise(checkpoint, profile("ecp5_85k"), text, 64),
+    text = np.random.default_rng(1).integers(3, 68, (1, 24))
+    reference = Reference(quantise(checkpoint, profile("ecp5_85k"), text, 32),
                           profile("ecp5_85k"))
     tokens = list(prompt)
     for position in range(len(prompt) + count - 1):
@@ -200,3 +202,17 @@ def test_commands_take_a_folder(imported, tmp_path, capsys):
     assert result["prompt_tokens"] == imported["bfloat16"].tokenizer.encode("I")
     program = metronome.load_program(str(image))
     assert (program.tokenizer.bos_id, program.tokenizer.stop_id) == (1, 1)
+
+
+def test_flagship_shape_in_time(tmp_path):
+    """Import and compile of the stories260K shape take less than 20 seconds of the processor."""
+    config = ModelConfig(dim=64, hidden_dim=172, n_layers=5, n_heads=8, n_kv_heads=4,
+                         vocab_size=512, seq_len=512, tied=True)
+    pieces = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *(b"<0x%02X>" % value for value in range(256)),
+              *(b"p%d" % number for number in range(253))]
+    tokenizer = Tokenizer(pieces, [-float(number) for number in range(512)])
+    save_folder(tmp_path, random_checkpoint(config, 1), tokenizer, "bfloat16")
+    began = time.process_time()
+    program = metronome.compile(metronome.load_model(str(tmp_path)))
+    assert time.process_time() - began < 20
+    assert len(program.cycles()) == 256
