@@ -98,6 +98,9 @@ def test_encode_falls_back_to_bytes():
 def test_encode_keeps_bytes_that_are_no_utf8():
     tokens = make(BYTE_PAIR).encode(b"a\xff\x80".decode("utf-8", "surrogateescape"))
     assert tokens == [1, ID[" "], ID["a"], 0xFF + 3, 0x80 + 3]
+    # The space before the text stays a token of its own.
+    tokens = make(BYTE_PAIR).encode(b"\x80a".decode("utf-8", "surrogateescape"))
+    assert tokens == [1, ID[" "], 0x80 + 3, ID["a"]]
     with pytest.raises(ModelError, match=r"text has a lone surrogate \(U\+D800\) at character 2"):
         make(BYTE_PAIR).encode("ab\ud800")
 
@@ -268,3 +271,11 @@ def test_built_in_tokenizer():
     assert tokenizer.decode(tokens) == "\n !$&',-.3:;?AZaz"
     with pytest.raises(ModelError, match="not in the model's vocabulary of 68"):
         tokenizer.encode("4")
+
+
+def test_decode_takes_bytes_as_sscanf_does():
+    odd = [b"<0x4", b"<0x41 rest", b"<0xz", b"a<0x41>"]
+    vocabulary = BYTE_PAIR + [(piece, 0.0) for piece in odd]
+    tokenizer, first = make(vocabulary), len(BYTE_PAIR)
+    assert [tokenizer.decode_piece(5, first + at) for at in range(4)] == [
+        b"\x04", b"A", b"<0xz", b"a<0x41>"]
