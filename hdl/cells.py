@@ -1,13 +1,15 @@
-"""The platform hook: multiplier and weight memory, as ECP5 primitives or as portable twins.
+"""The platform hook: multiplier, weight memory and multiplexers, as ECP5 primitives or as twins.
 
 ``vendor=True`` instantiates MULT18X18D and DP16KD, whose internal registers Yosys cannot infer;
 ``vendor=False`` describes the same cycles in plain Amaranth for every simulator and other targets.
 ``tests/hdl/test_cells.py`` proves the two equal against models of the primitives.
 
+`hdl.choose.choose` is the door to the multiplexers, and its tree of ``Mux`` their twin.
+
 Ref: Lattice FPGA-TN-02204 (ECP5 memory), FPGA-TN-02205 (ECP5 sysDSP); port and parameter names as
 in Yosys ``techlibs/ecp5/cells_bb.v``.
 """
-from amaranth import Array, Cat, ClockSignal, Instance, Module, Signal, signed
+from amaranth import Array, Cat, ClockSignal, Const, Instance, Module, Signal, signed
 from amaranth.hdl import Fragment
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -219,3 +221,32 @@ def _block(width, a_address, b_address, b_write, b_bytes, b_data, out_a, out_b):
     ports |= {f"o_DOA{index}": out_a[index] for index in range(width)}
     ports |= {f"o_DOB{index}": out_b[index] for index in range(width)}
     return Instance("DP16KD", **ports, p_RESETMODE="SYNC", p_GSR="DISABLED")
+
+
+#: Truth table of a LUT4 that gives B where C is set, else A.
+_LUT_CHOOSE = Const(0xCACA, 16)
+
+
+def multiplex_four(m, bits: dict, index, result):
+    """``result = bits[index]`` as PFUMX of two LUTs.
+
+    Parameters
+    ----------
+    bits : dict of int to Value
+        Three or four bits by place, 0 to 3; where one is missing, its neighbour is chosen.
+    index : Value
+        Two bits.
+    """
+    halves = [Signal(name=f"half_{number}") for number in (0, 1)]
+    for number, half in enumerate(halves):
+        low, high = (bits.get(2 * number + side, bits.get(2 * number + 1 - side))
+                     for side in (0, 1))
+        m.submodules += Instance("LUT4", p_INIT=_LUT_CHOOSE, i_A=low, i_B=high, i_C=index[0],
+                                 i_D=Const(0, 1), o_Z=half)
+    m.submodules += Instance("PFUMX", i_ALUT=halves[1], i_BLUT=halves[0], i_C0=index[1],
+                             o_Z=result)
+
+
+def multiplex_pair(m, bits: dict, index, result):
+    """``result = bits[index]`` of two bits from PFUMX, or two from L6MUX21 that join such."""
+    m.submodules += Instance("L6MUX21", i_D0=bits[0], i_D1=bits[1], i_SD=index[0], o_Z=result)

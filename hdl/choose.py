@@ -1,31 +1,84 @@
 """Multiplexers in the shape that ECP5 slices have: trees of two-to-one, joined by PFUMX and L6MUX.
 
-Yosys makes and-or logic of a ``Switch`` with many cases, which takes half as many LUTs again.
+Yosys makes and-or logic of a ``Switch`` with many cases, which takes half as many LUTs again, and
+a tree of its own multiplexers never uses PFUMX: 3, 7 and 15 LUTs for 4, 8 and 16 inputs. With
+``vendor`` the cells are instantiated: 2, 4 and 8.
 """
-from amaranth import Mux, Signal, Value, signed
+from amaranth import Cat, Const, Mux, Signal, Value, signed
 
 from arch.config import Config
 from arch.isa import UNITS, sources_of
 from arch.queues import STREAM_BITS, Stream
+from hdl.cells import multiplex_four, multiplex_pair
+from hdl.signatures import stream_width
 
 
-def choose(values, index) -> Value:
+def choose(values, index, m=None, vendor: bool = False) -> Value:
     """``values[index]`` as a tree of two-to-one multiplexers, lowest bit of the index first.
 
     Any result is fine where the list ends before the index, and where it has None: the other value
     of the two goes up as it is.
+
+    Parameters
+    ----------
+    m : Module
+        Gets the cells; only for ``vendor``.
+    vendor : bool
+        Instantiate the multiplexers of the FPGA from three values on.
     """
     values = [value if value is None else Value.cast(value) for value in values]
+    if vendor:
+        return _choose_cells(m, values, index)
     for bit in index:
         if len(values) == 1:
             break
         values += [None] * (len(values) % 2)
-        values = [high if low is None else low if high is None else Mux(bit, high, low)
-                  for low, high in zip(values[::2], values[1::2])]
+        values = [_either(bit, low, high) for low, high in zip(values[::2], values[1::2])]
     return values[0]
 
 
-def operand(m, streams, source, unit: str, name: str, config: Config, width: int = 16):
+def _either(bit, low, high):
+    return high if low is None else low if high is None else Mux(bit, high, low)
+
+
+def _choose_cells(m, values, index):
+    """Groups of four by PFUMX, pairs of full groups by L6MUX21, twice; LUTs for what remains."""
+    nodes = []
+    for first in range(0, len(values), 4):
+        four = (values[first:first + 4] + [None] * 3)[:4]
+        if sum(value is not None for value in four) >= 3:
+            nodes.append((_cells(m, multiplex_four, four, index[:2]), True))
+        else:
+            nodes.append((choose(four, index[:2]), False))
+    for level, bit in enumerate(index[2:]):
+        if len(nodes) == 1:
+            break
+        nodes += [(None, False)] * (len(nodes) % 2)
+        joined = []
+        for (low, full_low), (high, full_high) in zip(nodes[::2], nodes[1::2]):
+            if full_low and full_high and level < 2:
+                joined.append((_cells(m, multiplex_pair, [low, high], [bit]), True))
+            else:
+                joined.append((_either(bit, low, high), False))
+        nodes = joined
+    return nodes[0][0]
+
+
+def _cells(m, build, values, index):
+    """A multiplexer cell for every bit, in the shape that the values have in common."""
+    known = [value for value in values if value is not None]
+    shape = choose(values, index).shape()
+    result = Signal(shape, name="chosen")
+    for number, bit in enumerate(result):
+        bits = [value[min(number, len(value) - 1)]
+                if number < len(value) or value.shape().signed else Const(0, 1) for value in known]
+        places = (at for at, value in enumerate(values) if value is not None)
+        build(m, dict(zip(places, bits)), index, bit)
+    return result
+
+
+def operand(m, streams, source, unit: str, name: str, config: Config, width: int = 16,
+            lane_of=None, vendor: bool = False):
     """Multiplex an operand over the streams that it has wires from.
 
     Parameters
@@ -37,6 +90,11 @@ def operand(m, streams, source, unit: str, name: str, config: Config, width: int
         Format and operand field.
     width : int
         Bits per lane; wider streams are cut to their low bits, narrower ones extended.
+    lane_of : callable or None
+        ``lane_of(stream, value)``: what stands for a lane of a stream in the multiplexer; by
+        default its value.
+    vendor : bool
+        As for `choose`.
 
     Returns
     -------
@@ -48,17 +106,34 @@ def operand(m, streams, source, unit: str, name: str, config: Config, width: int
                if stream != Stream.NONE]
     bits = next(bits for bits in range(STREAM_BITS + 1)
                 if len({stream % (1 << bits) for stream in sources}) == len(sources))
-    places = {stream % (1 << bits): getattr(streams, stream.name.lower()) for stream in sources}
+    places = {stream % (1 << bits): stream for stream in sources}
+
+    made_of = lane_of or (lambda stream, value: value)
 
     def pick(value_of):
-        return choose([value_of(places[place]) if place in places else None
-                       for place in range(1 << bits)], source[:bits])
+        return choose([value_of(places[place], getattr(streams, places[place].name.lower()))
+                       if place in places else None for place in range(1 << bits)], source[:bits],
+                      m, vendor)
 
+    split = width > 16 and lane_of is None
+    wide = [stream for stream in sources if split and stream_width(stream) > 16]
     lanes = [Signal(signed(width), name=f"{name}_{lane}") for lane in range(config.lanes)]
     valid, known = Signal(name=f"{name}_valid"), Signal(name=f"{name}_known")
+    low = 16 if wide else width
     for index, lane in enumerate(lanes):
-        m.d.comb += lane.eq(pick(lambda side: side.data[index]))
-    m.d.comb += valid.eq(pick(lambda side: side.valid))
+        narrow = pick(lambda stream, side: made_of(stream, side.data[index])[:low])
+        if wide:
+            # Above bit 15: of a wide stream its own bits, of the others the sign.
+            above = Signal(width - 16, name=f"{name}_above_{index}")
+            m.d.comb += above.eq(narrow[15].replicate(width - 16))
+            with m.Switch(source):
+                for stream in wide:
+                    with m.Case(int(stream)):
+                        side = getattr(streams, stream.name.lower())
+                        m.d.comb += above.eq(side.data[index][16:width])
+            narrow = Cat(narrow, above)
+        m.d.comb += lane.eq(narrow)
+    m.d.comb += valid.eq(pick(lambda stream, side: side.valid))
     with m.Switch(source):
         with m.Case(*map(int, sources)):
             m.d.comb += known.eq(1)

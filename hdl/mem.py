@@ -9,9 +9,11 @@ from amaranth.lib.wiring import In, Out
 from arch.config import Config
 from arch.faults import Fault
 from arch.hostmap import Space, power_of_two
+from arch.queues import Stream
 from hdl.bus import BusSignature, bits_of
 from hdl.cells import BYTE_BITS, WORD_BITS, parity_byte
 from hdl.choose import choose, operand
+from hdl.lut_ram import LutRam
 from hdl.pipeline import delay
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
                             fault_bit)
@@ -70,7 +72,7 @@ class MemBank(wiring.Component):
     config : Config
     bank : int
     vendor : bool
-        Without effect: the bank is distributed RAM, which every tool infers.
+        Use the multiplexer cells of the FPGA. The RAM is distributed, which every tool infers.
 
     Members
     -------
@@ -84,12 +86,13 @@ class MemBank(wiring.Component):
 
     Attributes
     ----------
-    store : `amaranth.lib.memory.Memory`
-        The array, for back-door access.
+    store, checks : `amaranth.lib.memory.Memory` or None
+        The lanes, and the parity of their bytes, two bits a lane, for back-door access; None with
+        ``vendor``.
     """
 
     def __init__(self, *, config: Config, bank: int, vendor: bool = False):
-        self._config, self._bank = config, bank
+        self._config, self._bank, self._vendor = config, bank, vendor
         super().__init__({
             "issue_read": In(IssueSignature("mem_read", config)),
             "issue_write": In(IssueSignature("mem_write", config)),
@@ -99,58 +102,95 @@ class MemBank(wiring.Component):
             "host": In(BusSignature()),
             "w_valid": Out(1), "w_address": Out(config.mem_address_bits), "w_halves": Out(2),
             "w_data": Out(LANE_BITS * config.lanes)})
-        # Block RAM would be faster, but the weights need all of it.
-        self.store = memory.Memory(shape=WORD_BITS * config.lanes, depth=config.mem_depth, init=[],
-                                   attrs={"ram_style": "distributed"})
+        # Block RAM would be faster, but the weights need all of it. The parity has an array of its
+        # own: RAM cells are four bits wide, so that 18 bits a lane would waste every tenth.
+        half = config.lanes // 2
+        self._data = LutRam(width=LANE_BITS * config.lanes, depth=config.mem_depth,
+                            granularity=LANE_BITS, vendor=vendor)
+        self._checks = LutRam(width=2 * config.lanes, depth=config.mem_depth,
+                              granularity=2 * half, vendor=vendor)
+        self.store, self.checks = self._data.memory, self._checks.memory
 
     def elaborate(self, platform):
         m = Module()
-        config, store = self._config, self.store
-        m.submodules.data = store
+        config = self._config
+        m.submodules.data, m.submodules.checks = self._data, self._checks
         access = HostLane(self.host, Space.MEM, config.mem_depth, config.lanes, self._bank)
-        word = self._read(m, store.read_port(domain="comb"), access)
-        self._write(m, store.write_port(granularity=WORD_BITS), access)
+        lanes = self._read(m, access)
+        self._write(m, access)
 
         # The host: request on cycle 0, word in the register on cycle 1, answer on cycle 2.
-        lanes, r_en, w_en = lanes_of(word, config.lanes), Signal(), Signal()
+        r_en, w_en = Signal(), Signal()
         m.d.sync += [r_en.eq(access.r_en), w_en.eq(self.host.w_en & access.selected),
                      self.host.ack.eq(r_en | w_en),
-                     self.host.r_data.eq(Mux(r_en, choose(lanes, access.lane), 0))]
+                     self.host.r_data.eq(Mux(r_en, choose(lanes, access.lane, m, self._vendor),
+                                             0))]
         return m
 
-    def _read(self, m, port, access):
-        """Cycle t: read. Cycle t + 1, or ``mem_stages`` later: the stream, and its parity."""
+    def _read(self, m, access):
+        """Cycle t: read. Cycle t + 1, or ``mem_stages`` later: the stream, and its parity.
+
+        Returns the lanes of cycle t + 1, for the host.
+        """
         config, issue = self._config, self.issue_read
         in_range, valid = issue.address < config.mem_depth, Signal()
-        word = Signal(len(port.data), reset_less=True)
-        m.d.comb += [port.addr.eq(Mux(issue.valid, issue.address, access.word)),
+        data, checked = self._data, self._checks
+        word = Signal.like(data.r_data, reset_less=True)
+        checks = Signal.like(checked.r_data, reset_less=True)
+        address = Mux(issue.valid, issue.address, access.word)
+        m.d.comb += [data.r_address.eq(address), checked.r_address.eq(address),
                      valid.eq(issue.valid & in_range)]
         with m.If(valid | access.r_en):
-            m.d.sync += word.eq(port.data)
-        late = delay(m, word, config.mem_stages, "word")
+            m.d.sync += [word.eq(data.r_data), checks.eq(checked.r_data)]
+        late, late_checks = (delay(m, value, config.mem_stages, name)
+                             for value, name in ((word, "word"), (checks, "checks")))
         o_valid = delay(m, valid, 1 + config.mem_stages, "valid", reset=True)
+        odd = Cat(late[8 * byte:][:8].xor() ^ late_checks[byte] for byte in range(2 * config.lanes))
         causes = self.fault_read.causes
-        m.d.comb += [self.o.valid.eq(o_valid),
-                     self.o.data.as_value().eq(Cat(lanes_of(late, config.lanes)))]
+        m.d.comb += [self.o.valid.eq(o_valid), self.o.data.as_value().eq(late)]
         m.d.sync += [causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & ~in_range),
-                     causes[fault_bit(Fault.PARITY)].eq(o_valid & damaged(late, config.lanes))]
-        return word
+                     causes[fault_bit(Fault.PARITY)].eq(o_valid & odd.any())]
+        return [word[LANE_BITS * lane:][:LANE_BITS] for lane in range(config.lanes)]
 
-    def _write(self, m, port, access):
-        """Cycle t: take the operand and write."""
+    def _write(self, m, access):
+        """Cycle t: take the operand and write.
+
+        What the host writes takes the place of RED, which is the same on every lane: so one
+        multiplexer serves all lanes. Parity is that of the streams, not of what is chosen of them.
+        Host and queue never write in the same cycle, or read while the host writes.
+        """
         config, issue, causes = self._config, self.issue_write, self.fault_write.causes
-        lanes, valid, named = operand(m, self.streams, issue.x, "mem_write", "x", config)
+        host, half = self.host, config.lanes // 2
+
+        def stored(stream, value):
+            value = value[:LANE_BITS]
+            if stream == Stream.RED:
+                value = Mux(host.w_en, host.w_data, value)
+            return Cat(value, value[:8].xor(), value[8:].xor())
+
+        source = Mux(issue.valid, issue.x, int(Stream.RED))
+        words, valid, named = operand(m, self.streams, source, "mem_write", "x", config, WORD_BITS,
+                                      stored, self._vendor)
         in_range = issue.address < config.mem_depth
-        half = config.lanes // 2
-        enable = Cat(bit.replicate(half) for bit in issue.halves)
-        by_host = (1 << access.lane)[:config.lanes] & access.w_en.replicate(config.lanes)
         m.d.comb += [
             self.w_valid.eq(issue.valid & named & valid & in_range),
             self.w_address.eq(issue.address), self.w_halves.eq(issue.halves),
-            self.w_data.eq(Cat(lanes)),
-            port.addr.eq(Mux(issue.valid, issue.address, access.word)),
-            port.data.eq(Cat(stored(Mux(issue.valid, lane, self.host.w_data)) for lane in lanes)),
-            port.en.eq(Mux(issue.valid, enable & self.w_valid.replicate(config.lanes), by_host))]
+            self.w_data.eq(Cat(word[:LANE_BITS] for word in words))]
+        # Halves as the queue chooses them, lanes as the host does. The parity of a half is written
+        # whole: the host leaves that of the other lanes as it is.
+        halves = [bit & self.w_valid for bit in issue.halves]
+        by_host = [access.w_en & (access.lane == lane) for lane in range(config.lanes)]
+        old = self._checks.r_data
+        checks = [Mux(issue.valid | by_host[lane], word[LANE_BITS:], old[2 * lane:2 * lane + 2])
+                  for lane, word in enumerate(words)]
+        address = Mux(issue.valid, issue.address, access.word)
+        m.d.comb += [
+            self._data.w_address.eq(address), self._data.w_data.eq(self.w_data),
+            self._data.w_en.eq(Cat(halves[lane // half] | by_host[lane]
+                                   for lane in range(config.lanes))),
+            self._checks.w_address.eq(address), self._checks.w_data.eq(Cat(checks)),
+            self._checks.w_en.eq(Cat(halves[number] | Cat(by_host[number * half:][:half]).any()
+                                     for number in (0, 1)))]
         m.d.sync += [
             causes[fault_bit(Fault.OPERAND)].eq(issue.valid & named & ~valid),
             causes[fault_bit(Fault.ENCODING)].eq(issue.valid & ~named),

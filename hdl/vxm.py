@@ -111,7 +111,8 @@ class Vxm(wiring.Component):
         operands, missing, undefined = [], [], []
         for name, width in (("a", 32), ("b", 16), ("c", 16)):
             source = getattr(self.issue, name)
-            lanes, valid, known = operand(m, self.streams, source, "vxm", name, self._config, width)
+            lanes, valid, known = operand(m, self.streams, source, "vxm", name,
+                                           self._config, width, vendor=self._vendor)
             none = source == Stream.NONE
             operands.append((lanes, none))
             missing.append(known & ~valid)

@@ -26,9 +26,9 @@ BANK = 2
 #: Queues under test. Together their formats have and lack outer repeats, addresses and an index.
 QUEUES = ("vxm", "drain", "kv", "const")
 #: Words with one bit flipped from the start, ``(word, bit)``: of the weight bank (column, pair), of
-#: the MEM bank and of the constants.
+#: the parity of the MEM bank and of the constants.
 DAMAGED_WEIGHTS = {(1, 0): (1023, 0), (6, 1): (1022, 17)}
-DAMAGED_MEM, DAMAGED_CONST = (63, 18 * 5 + 17), (127, 8)
+DAMAGED_MEM, DAMAGED_CONST = (63, 2 * 5 + 1), (127, 8)
 
 
 def slices(config: Config) -> dict:
@@ -36,7 +36,7 @@ def slices(config: Config) -> dict:
     mxm, const = Mxm(config=config), ConstBank(config=config)
     mem = MemBank(config=config, bank=BANK)
     damaged = [(mxm.bank(*key).memory, place) for key, place in DAMAGED_WEIGHTS.items()]
-    for store, (word, bit) in (*damaged, (mem.store, DAMAGED_MEM), (const.store, DAMAGED_CONST)):
+    for store, (word, bit) in (*damaged, (mem.checks, DAMAGED_MEM), (const.store, DAMAGED_CONST)):
         store.init = [1 << bit if number == word else 0 for number in range(store.depth)]
     return {
         "mxm": mxm, "vxm": Vxm(config=config), "mem": mem, "const": const,

@@ -1,10 +1,10 @@
-"""Behaviour of the two ECP5 primitives that `hdl.cells` instantiates, as their data sheet has it.
+"""Behaviour of the ECP5 primitives that `hdl.cells` instantiates, as their data sheet has it.
 
 `install` puts them in the place of Amaranth's ``Instance``, so that a ``vendor=True`` design can be
 simulated with its real port and parameter lists. They refuse what they do not model.
 
 Ref: Lattice FPGA-TN-02204 (DP16KD: normal write mode, output registers, byte enables on AD1..0 of
-18-bit ports), FPGA-TN-02205 (MULT18X18D).
+18-bit ports), FPGA-TN-02205 (MULT18X18D), FPGA-DS-02012 (slice: PFUMX and L6MUX21).
 """
 from amaranth import Cat, Elaboratable, Module, Mux, Signal, Value, signed
 from amaranth.lib import memory
@@ -14,7 +14,8 @@ import hdl.cells
 
 def install(monkeypatch):
     """Make `hdl.cells` build these models instead of primitives."""
-    models = {"MULT18X18D": Mult18x18d, "DP16KD": Dp16kd}
+    models = {"MULT18X18D": Mult18x18d, "DP16KD": Dp16kd, "LUT4": Lut4, "PFUMX": Pfumx,
+              "L6MUX21": L6mux21}
     monkeypatch.setattr(hdl.cells, "Instance", lambda kind, **ports: models[kind](ports))
 
 
@@ -28,6 +29,36 @@ class _Primitive(Elaboratable):
 
     def word(self, name, width):
         return Cat(self.inputs[f"{name}{index}"] for index in range(width))
+
+
+class Lut4(_Primitive):
+    """Bit D C B A of INIT."""
+
+    def elaborate(self, platform):
+        m = Module()
+        index = Cat(self.inputs[name] for name in "ABCD")
+        m.d.comb += self.outputs["Z"].eq(self.parameters["INIT"].bit_select(index, 1))
+        return m
+
+
+class Pfumx(_Primitive):
+    """ALUT where C0 is 1."""
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += self.outputs["Z"].eq(
+            Mux(self.inputs["C0"], self.inputs["ALUT"], self.inputs["BLUT"]))
+        return m
+
+
+class L6mux21(_Primitive):
+    """D1 where SD is 1."""
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += self.outputs["Z"].eq(
+            Mux(self.inputs["SD"], self.inputs["D1"], self.inputs["D0"]))
+        return m
 
 
 class Mult18x18d(_Primitive):

@@ -210,10 +210,15 @@ def test_parity(stages):
         async def testbench(ctx):
             for lane, value in enumerate(values):
                 await access(ctx, dut, Space.MEM, mem_address(config, BANK, 7, lane), value)
-            cell = dut.store.data[7]
-            assert ctx.get(cell) == stored(values)
+            lanes, checks = dut.store.data[7], dut.checks.data[7]
+            word = stored(values)
+            assert ctx.get(lanes) == pack(values, 16)
+            assert ctx.get(checks) == sum((word >> 9 * byte + 8 & 1) << byte
+                                          for byte in range(2 * LANES))
             if flip is not None:
-                ctx.set(cell, ctx.get(cell) ^ 1 << flip)
+                byte, bit = divmod(flip, 9)
+                cell, bit = (checks, byte) if bit == 8 else (lanes, 8 * byte + bit)
+                ctx.set(cell, ctx.get(cell) ^ 1 << bit)
             issue(ctx, dut.issue_read, address=7)
             for cycle in range(1, timing(config).mem_read + 3):
                 await ctx.tick()
