@@ -1,5 +1,5 @@
 """PERM: moves values between lanes by a table of patterns that the host writes."""
-from amaranth import Array, C, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth import C, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,7 +9,7 @@ from arch.hostmap import PATTERN_ZERO, Space
 from arch.isa import UNITS, Index
 from arch.queues import Stream
 from hdl.bus import BusSignature
-from hdl.choose import operand
+from hdl.choose import choose, operand
 from hdl.pipeline import delay
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
                             fault_bit, stream_width)
@@ -33,7 +33,7 @@ class Perm(wiring.Component):
     ----------
     config : Config
     vendor : bool
-        For uniformity of the slices; there is no primitive in this one.
+        Use the multiplexer cells of the FPGA.
 
     Members
     -------
@@ -46,7 +46,7 @@ class Perm(wiring.Component):
     """
 
     def __init__(self, *, config: Config, vendor: bool = False):
-        self._config = config
+        self._config, self._vendor = config, vendor
         super().__init__({
             "issue": In(IssueSignature("perm", config)),
             "streams": In(StreamsSignature(config)),
@@ -72,7 +72,7 @@ class Perm(wiring.Component):
         m.d.comb += self.o_perm.valid.eq(valid)
 
         # Cycle 1: the crossbar.
-        values = Array(delay(m, lane, 1 + before, f"x_{number}") for number, lane in enumerate(x))
+        values = [delay(m, lane, 1 + before, f"x_{number}") for number, lane in enumerate(x)]
         for number in range(config.lanes):
             source = delay(m, row[number].lane ^ index, 1 + before, f"source_{number}")
             zero = delay(m, row[number].zero, 1 + before, f"zero_{number}")
@@ -80,14 +80,15 @@ class Perm(wiring.Component):
             with m.If(zero):
                 m.d.sync += y.eq(0)
             with m.Else():
-                m.d.sync += y.eq(values[source])
+                m.d.sync += y.eq(choose(values, source, m, self._vendor))
             m.d.comb += self.o_perm.data[number].eq(delay(m, y, after, f"y_late_{number}"))
         return m
 
     def _operand(self, m):
         """Multiplex the operand and report faults."""
         issue, causes = self.issue, self.fault.causes
-        x, valid, source = operand(m, self.streams, issue.x, "perm", "x", self._config)
+        x, valid, source = operand(m, self.streams, issue.x, "perm", "x", self._config,
+                                   vendor=self._vendor)
         faults = {
             Fault.OPERAND: source & ~valid,
             Fault.ENCODING: ~source | (issue.op != _OP["PERM"]) | (issue.index > max(Index)),

@@ -151,7 +151,7 @@ async def write_faults(dut):
         bench.read(at + address, address)
     await bench.until(at + 2)
     await bench.finish()
-    assert bench.write_faults.seen == 1 + len(reserved) + 3 * len(OUTSIDE)
+    assert bench.write_faults.seen == 1 + len(reserved("mem_write", "x")) + 3 * len(OUTSIDE)
 
 
 @bench_test
