@@ -3,10 +3,15 @@ import numpy as np
 import pytest
 from amaranth import Const, Instance, Module, Signal, signed
 from amaranth.back import rtlil
+from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
 import hdl.cells
-from hdl.choose import choose
+from arch.config import profile
+from arch.isa import UNITS, sources_of
+from arch.queues import Stream
+from hdl.choose import choose, operand
+from hdl.signatures import StreamsSignature, stream_width
 from tests.hdl import ecp5_models
 
 WIDTH = 5
@@ -63,3 +68,44 @@ def test_cells_are_used(monkeypatch):
     m.d.comb += result.eq(choose(list(inputs), index, m, True))
     rtlil.convert(m, ports=[inputs, index, result])
     assert {kind: kinds.count(kind) for kind in kinds} == {"LUT4": 8, "PFUMX": 4, "L6MUX21": 3}
+
+
+@pytest.mark.parametrize("vendor", [False, True], ids=["tree", "cells"])
+@pytest.mark.parametrize("unit, name, width", [("vxm", "a", 32), ("vxm", "c", 16), ("perm", "x", 16),
+                                               ("red", "x", 32), ("mem_write", "x", 16)])
+def test_operand(unit, name, width, vendor, monkeypatch):
+    """Every number of a source while all streams carry values: cut or extended, else unknown."""
+    ecp5_models.install(monkeypatch)
+    config, rng = profile("tiny"), np.random.default_rng(3)
+    m, streams, source = Module(), StreamsSignature(config).create(), Signal(4)
+    *lanes, valid, known = [Signal(signed(width)) for _ in range(config.lanes)] + [
+        Signal(), Signal()]
+    found_lanes, *flags = operand(m, streams, source, unit, name, config, width, vendor=vendor)
+    m.d.comb += [to.eq(of) for to, of in zip([*lanes, valid, known], [*found_lanes, *flags])]
+    sources = [stream for stream in sources_of(UNITS[unit].field(name), config)
+               if stream != Stream.NONE]
+
+    async def testbench(ctx):
+        for _ in range(5):
+            values, carried = {}, {}
+            for stream in sources:
+                bits, side = stream_width(stream), getattr(streams, stream.name.lower())
+                low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+                values[stream] = rng.choice([low, high, -1, *rng.integers(low, high, 5)],
+                                            config.lanes).tolist()
+                carried[stream] = int(rng.integers(2))
+                ctx.set(Value.cast(side.data), sum((value & (1 << bits) - 1) << bits * lane
+                                                   for lane, value in enumerate(values[stream])))
+                ctx.set(side.valid, carried[stream])
+            for number in range(16):
+                ctx.set(source, number)
+                await ctx.delay(1e-6)
+                assert ctx.get(known) == (number in sources)
+                if number in sources:
+                    half = 1 << width - 1
+                    assert [ctx.get(lane) for lane in lanes] == [
+                        (value + half) % (2 * half) - half for value in values[number]]
+                    assert ctx.get(valid) == carried[number]
+    simulator = Simulator(m)
+    simulator.add_testbench(testbench)
+    simulator.run()
