@@ -244,7 +244,7 @@ class StepPlan:
             np.minimum.at(self.first_start, entries[start], segment.cycle[start])
         self.writes_mem, self.starts = self.first_write != NEVER, self.first_start != NEVER
 
-    def check(self, position: int, token: int, written: Written) -> None:
+    def check(self, position: int, token: int, written: Written, more: list = ()) -> None:
         """Raise the first fault of the step.
 
         Parameters
@@ -253,12 +253,14 @@ class StepPlan:
             Of this step.
         written : Written
             State before the step; not changed.
+        more : list of ScheduleError
+            Faults of the step that are known already.
 
         Raises
         ------
         ScheduleError
         """
-        faults = list(self.faults)
+        faults = [*self.faults, *more]
         values = index_values(self.config, position, token)
         self._addresses(self.indexed, values, faults)
         unwritten_mem(self, written, faults)

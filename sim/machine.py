@@ -8,11 +8,13 @@ import numpy as np
 
 from arch.config import Config
 from arch.faults import ScheduleError
+from arch.hostmap import Space
 from arch.image import Image
 from arch.timing import timing
 from sim.checker import check_shape, named
 from sim.execution import Execution, Sampling, StepRecord
 from sim.legality import StepPlan
+from sim.parity import parity_faults, place_of
 from sim.queue_model import decode_program
 from sim.written import Written
 
@@ -50,7 +52,7 @@ class Machine:
         if image.config.digest() != config.digest():
             raise ValueError(f"the image is for profile {image.config.name!r}, which differs from "
                              f"this machine's {config.name!r}")
-        self.image, self.written = image, Written(image)
+        self.image, self.written, self.damaged = image, Written(image), set()
         self.mem = np.zeros((config.mem_banks, config.mem_depth, config.lanes), np.int64)
         self.accumulators = np.zeros((config.accumulators, 2, config.half_columns), np.int32)
         self.constants = image.constants.astype(np.int64)
@@ -63,6 +65,10 @@ class Machine:
         self.sampled = 0
         self._decoded = {queue: decode_program(image, queue) for queue in config.queues}
         self._plans = {}
+
+    def damage(self, space: Space, address: int) -> None:
+        """Flip a bit of a 16-bit word of MEM, CONSTANTS or WEIGHTS: reading it is a fault."""
+        self.damaged.add(place_of(self.config, space, address))
 
     def plan(self, row: int, prompt: bool) -> StepPlan:
         """Expanded issues of a step; kept for later steps."""
@@ -92,7 +98,8 @@ class Machine:
         """
         plan = self.plan(position // self.config.columns, prompt)
         try:
-            plan.check(position, token, self.written)
+            plan.check(position, token, self.written,
+                       parity_faults(plan, position, token, self.damaged))
         except ScheduleError as error:
             raise named(error, plan, position) from None
         record = StepRecord(position, token, prompt, plan.length)

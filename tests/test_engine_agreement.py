@@ -3,54 +3,33 @@
 Both are loaded with the same image; cycles, tokens, every vector written to MEM (with its cycle)
 and the first fault must be the same.
 """
-import numpy as np
 import pytest
 
-from arch.config import profile
 from compiler.asm import assemble
 from sim import engine as engines
 from sim.random_program import random_program
 from tests import vectors
+from tests.rtl import CONFIGS, TINY, agree, available, pair_of
 from tests.test_programs import FOLDER
 
 pytestmark = pytest.mark.slow
-TINY = profile("tiny")
-CONFIGS = {"tiny": TINY, "stages": TINY.replace(
-    mem_stages=1, const_stages=1, mxm_stages=1, drain_stages=1, vxm_stages=1, perm_stages=1,
-    reduce_stages=1)}
-
-
+PROGRAMS = pytest.mark.parametrize("name", ["gemm_hold", "mlp", "permute", "softmax"])
 #: The tests whose programs are for the latencies of tiny.
 ONLY_TINY = pytest.mark.parametrize("pair", ["tiny"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def pair(request):
-    """Machine model and hardware of the same machine."""
-    reason = engines.engine_class("verilator").unavailable()
-    if reason:
-        pytest.skip(f"engine verilator cannot run here: {reason}")
-    config = CONFIGS[request.param]
-    with engines.create("machine", config) as model, engines.create("verilator", config) as rtl:
+    """Machine model and Verilated hardware of the same machine."""
+    yield from pair_of(CONFIGS[request.param])
+
+
+@pytest.fixture(scope="module", params=["icarus", "pysim"])
+def slow_pair(request):
+    """Machine model and hardware in a slow simulator."""
+    available(request.param)
+    with engines.create("machine", TINY) as model, engines.create(request.param, TINY) as rtl:
         yield model, rtl
-
-
-def agree(pair, image, prompt, **options):
-    """Run on both and compare everything; returns what the model gave."""
-    results = []
-    for engine in pair:
-        engine.load(image)
-        result = engine.run(prompt, trace=True, **options)
-        log = result.writes.copy()
-        log.sort(order=["step", "cycle", "bank"], kind="stable")
-        results.append((result, log))
-    (model, expected), (rtl, found) = results
-    assert rtl.cycles == model.cycles and rtl.fault == model.fault
-    assert len(found) == len(expected)
-    different = np.flatnonzero(found != expected)
-    assert not len(different), (f"write {different[0]}: {found[different[0]]}, expected "
-                                f"{expected[different[0]]}")
-    return model, rtl
 
 
 @ONLY_TINY
@@ -72,16 +51,33 @@ def test_faults(pair):
 
 
 @ONLY_TINY
-@pytest.mark.parametrize("name", ["gemm_hold", "mlp", "permute", "softmax"])
+@PROGRAMS
 def test_programs(pair, name):
     agree(pair, assemble((FOLDER / f"{name}.asm").read_text()), [0, 0], steps=3, vocabulary=256)
 
 
+@PROGRAMS
+def test_programs_in_slow_simulators(slow_pair, name):
+    model, _ = agree(slow_pair, assemble((FOLDER / f"{name}.asm").read_text()), [0], steps=1,
+                     vocabulary=256)
+    assert model.fault is None and len(model.writes)
+
+
+def check_random(pair, seed):
+    program = random_program(pair[1].config, seed)
+    model, _ = agree(pair, program.image, program.tokens, steps=program.steps,
+                     first=program.first, seed=program.seed, vocabulary=program.vocabulary,
+                     inverse_temperature=program.inverse_temperature)
+    assert model.fault is None and len(model.cycles) == program.steps, seed
+
+
 @pytest.mark.parametrize("first", range(0, 100, 20))
 def test_random_programs(pair, first):
+    """Of both machines together 200 programs."""
     for seed in range(first, first + 20):
-        program = random_program(pair[1].config, seed)
-        model, rtl = agree(pair, program.image, program.tokens, steps=program.steps,
-                           first=program.first, seed=program.seed, vocabulary=program.vocabulary,
-                           inverse_temperature=program.inverse_temperature)
-        assert rtl.tokens == model.tokens, seed
+        check_random(pair, seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_programs_in_slow_simulators(slow_pair, seed):
+    check_random(slow_pair, seed)
