@@ -23,6 +23,8 @@ _MODULE = re.compile(r"^module (\\\S+|\w+)", re.MULTILINE)
 _MEMORY = re.compile(r"^  reg (?:signed )?(?:\[(\d+):0\] )?(\\\S+|\w+) +\[(\d+):0\];", re.MULTILINE)
 _REGISTER = re.compile(r"^(\s*(?:output )?reg (?:signed )?(?:\[\d+:0\] )?(?:\\\S+ |\w+)) = "
                        r"\d+'[hbd][0-9a-f]+;", re.MULTILINE)
+#: The loop that fills a memory with zeros, two lines.
+_CLEARING = re.compile(r"^  initial for \(clear_\d+ = .*\n.* = 0;\n", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +96,11 @@ def memories_of(verilog: str, top: str) -> dict:
 
 
 def without_initial_values(verilog: str) -> str:
-    """The same design with no initial value on any register; memories keep theirs.
+    """The same design with no initial value in any register or memory.
 
-    What the reset does not set then starts from whatever the simulator chooses.
+    What the reset does not set, and what is not loaded, is then whatever the simulator chooses.
     """
-    return _REGISTER.sub(r"\1;", verilog)
+    return _CLEARING.sub("", _REGISTER.sub(r"\1;", verilog))
 
 
 def lanes_of(value: int, lanes: int) -> np.ndarray:

@@ -218,16 +218,6 @@ def test_illegal_schedule_is_a_fault(name):
 
 
 @pytest.mark.slow
-def test_start_state_does_not_matter(tiny, machine_run):
-    """With random bits in every register before the reset the run is the same."""
-    available("verilator")
-    for seed in (1, 2):
-        with engines.create("verilator", tiny.config, random_state_seed=seed) as engine:
-            engine.load(tiny.image)
-            same_run(engine.run(PROMPT, STEPS, trace=True, **SAMPLING), machine_run)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("suffix, start", [(".vcd", b"$version"), (".fst", b"\0")])
 def test_waves(tmp_path, suffix, start):
     available("verilator")
@@ -319,6 +309,9 @@ module \\metronome_x.a.b (clk);
   reg flag = 1'h1;
   reg single [1:0];
   reg [7:0] \\$auto$proc_rom.cc:155:do_switch$2  [15:0];
+  integer clear_7;
+  initial for (clear_7 = 0; clear_7 <= 511; clear_7 = clear_7 + 1)
+    memory[clear_7] = 0;
 endmodule
 """
 
@@ -330,8 +323,10 @@ def test_memories_of_a_design():
 
 
 def test_initial_values_go():
+    kept = VERILOG.splitlines()
+    del kept[-3:-1]
     assert rtl.without_initial_values(VERILOG) == (
-        VERILOG.replace(" = 4'h0", "").replace(" = 1'h1", ""))
+        "\n".join([*kept, ""]).replace(" = 4'h0", "").replace(" = 1'h1", ""))
 
 
 def test_place_writes():

@@ -105,6 +105,36 @@ def value(float12):
     return mantissa * 2.0**-shift
 
 
+def ends(bits):
+    """First and last of all totals that share a leading one and ``bits`` bits behind it."""
+    leading = np.arange(2**bits, 2**(bits + 1), dtype=np.int64)
+    runs = [(leading * 2**more, (leading + 1) * 2**more - 1) for more in range(47 - bits)]
+    small = np.arange(1, 2**bits)
+    return tuple(np.concatenate([small, *side]) for side in zip(*runs))
+
+
+@pytest.mark.parametrize("function, bits, power, worst", [(n.recip, 14, -1, 4.2e-4),
+                                                          (n.rsqrt, 13, -0.5, 4.0e-4)])
+def test_worst_error_over_all_totals(function, bits, power, worst):
+    """All 2**47 totals: within a run of equal results the exact function is monotone."""
+    first, last = ends(bits)
+    assert first[0] == 1 and last[-1] == 2**47 - 1
+    assert (np.sort(first)[1:] == np.sort(last)[:-1] + 1).all()
+    found = 0
+    for octave in range(47):
+        inside = (first >> octave) == 1
+        # The exponent that leaves all twelve bits of the mantissa in use.
+        bias = octave if function is n.recip else octave // 2
+        results = function(first[inside], bias)
+        assert (function(last[inside], bias) == results).all()
+        between = (first[inside] + last[inside]) // 2
+        assert (function(between, bias) == results).all()
+        for total in (first[inside], last[inside]):
+            exact = np.array(total, float)**power * 2.0**bias
+            found = max(found, np.abs(value(results) / exact - 1).max())
+    assert 0.9 * worst < found < worst
+
+
 def test_worst_error_of_recip():
     # All fractions at one exponent; then sums of any size, whose lower bits are cut off.
     total = np.arange(2**14, 2**15)
