@@ -58,7 +58,8 @@ def test_registers_and_memories_start_anyhow(tiny, expected):
             seen.add(tuple(engine.read_space(Space.MEM, 0, 64).tolist()))
             engine.load(tiny.image)
             runs_the_same(engine, expected)
-    assert len(seen) == 20 and all(len(set(words)) > 32 for words in seen)
+    # Verilator fills all words of a memory with the same bits.
+    assert len(seen) == 20 and all(len(set(words)) == TINY.lanes for words in seen)
 
 
 # Memories before the load.
