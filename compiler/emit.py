@@ -7,7 +7,7 @@ from arch import isa
 from arch.config import Config
 from arch.isa import END_ALWAYS, END_IF_PROMPT, WAIT_BITS, Instruction
 from arch.queues import QUEUES
-from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN, LOOP_WAIT_MIN
+from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN
 from compiler.errors import CapacityError
 from compiler.schedule import LOOP
 from compiler.tasks import Affine, Program, Section, Use

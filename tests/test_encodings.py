@@ -108,8 +108,18 @@ def reserved_numbers(unit) -> list:
                 cases += [(f"{op.name} {name}={number}", instruction(unit, op.name, **{name: number}))
                           for number in range(1 << unit.field(name).bits(TINY))
                           if number not in set(kind)]
+    for name in ("n1", "n2"):
+        if unit.field(f"{name}_param"):
+            cases += [(f"{name}=#{number}",
+                       instruction(unit, first, **{f"{name}_param": 1, name: number}))
+                      for number in (COUNT_REGISTERS, COUNT_REGISTERS + 3, 128, 511)]
     if not unit.field("d2"):
         cases += [(f"n2={number}", instruction(unit, first, n2=number)) for number in (2, 3, 511)]
+    for name in ("n1", "n2"):
+        if unit.field(f"{name}_param"):
+            fields = {"n1": 2, "n2": 1, "wait": AT // 2} | {name: 6, f"{name}_param": 1}
+            cases.append((f"LOOP {name}=#6", instruction(unit, "NOP", wait=AT // 2),
+                          instruction(unit, "LOOP", **fields)))
     cases += [(f"END n1={number}", instruction(unit, "END", n1=number))
               for number in (0, 3, 4, 511)]
     cases += [(f"END n1=#{number}", instruction(unit, "END", n1_param=1, n1=number))
@@ -197,9 +207,9 @@ def test_hardware_knows_the_others(unit, rtl):
 @pytest.mark.slow
 @UNITS
 def test_parameter_columns_that_do_not_exist(unit, model, rtl):
-    """With no wait to go by, the fault is on the cycle behind the issue before."""
+    """With no wait to go by, the fault is on the first cycle that is possible."""
     for column in (TINY.param_columns, 1023):
         word = instruction(unit, unit.ops[0].name, wait_param=1, wait=column)
         image = image_of(unit, word)
-        expected = (Fault.ENCODING, QUEUE_OF[unit.name], 1)
+        expected = (Fault.ENCODING, QUEUE_OF[unit.name], FIRST_ISSUE)
         assert [fault_of(engine, image) for engine in (model, rtl)] == [expected] * 2, column
