@@ -76,7 +76,8 @@ class ProgramStore(wiring.Component):
         low, high = self.body[:bits], self.body[bits:]
         step = Mux(self.jump, Cat(~low, 1), Mux(
             self.seek, Cat(self.address[:bits], self.address[bits:].any()), 0))
-        one = self.advance & ~self.hold & ~self.jump & ~self.seek
+        # Whether it advances comes late: it enables the counter, and is not in the sum.
+        one = ~self.hold & ~self.jump & ~self.seek
         m.d.comb += target.eq(pc + step + one)
         # A jump to before word 0 has borrowed from the top bit, or is far too long.
         with m.If(self.advance):

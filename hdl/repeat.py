@@ -73,23 +73,29 @@ class Repeater(wiring.Component):
         issue, following = self.issue, self.next
         now = Signal(self._layout, reset_less=True)
         valid, dead = Signal(), Signal(init=1)
-        # Cycles since the last issue, 1 on its own cycle; and the number to issue again on.
+        # Cycles since the last issue as of the next cycle, 2 on the cycle of that issue; the number
+        # to issue again on; and whether that is now.
         since, target = Signal(WAIT_BITS), Signal(WAIT_BITS, reset_less=True)
+        due = Signal(reset_less=True)
         i_last, j_last = Signal(reset_less=True), Signal(reset_less=True)
         fires, stops, silenced = Signal(), Signal(), Signal()
         self._fires, self._i_last, self._j_last = fires, i_last, j_last
         m.d.comb += [
-            fires.eq(valid & (since == target)), stops.eq(now.bad | now.ends),
+            fires.eq(valid & due), stops.eq(now.bad | now.ends),
             silenced.eq(self.restart | self.stop),
             self.take.eq(~dead & ~valid | fires & i_last & j_last & ~stops)]
         m.d.sync += since.eq(since + 1)
         with m.If(fires | self.restart):
-            m.d.sync += since.eq(1)
+            m.d.sync += since.eq(2)
+        gap = Mux(j_last, self._of(now, "d2", 1), self._of(now, "d1", 1))
+        one = Mux(j_last, self._of(now, "d2", 1) == 1, self._of(now, "d1", 1) == 1)
+        m.d.sync += due.eq(Mux(fires, Mux(self.take, following.wait == 1, one),
+                               Mux(self.take, following.wait == since, target == since)))
         with m.If(self.take):
             m.d.sync += [now.eq(following), valid.eq(self.next_valid),
                          target.eq(following.wait)]
         with m.Elif(fires):
-            m.d.sync += target.eq(Mux(j_last, self._of(now, "d2", 1), self._of(now, "d1", 1)))
+            m.d.sync += target.eq(gap)
         with m.If(fires & stops):
             m.d.sync += [valid.eq(0), dead.eq(1)]
         with m.If(silenced):
