@@ -212,8 +212,8 @@ PROFILES = {
                     program_depth=(("*", 64), ("vxm", 96))),
     # Programs in distributed RAM, of 16 words a bank: as deep as models need, with room.
     "ecp5_85k": Config(name="ecp5_85k", activation_bits=10, accumulators=32,
-                       program_depth=(("*", 48), ("vxm", 128), ("kv", 16), ("sample", 16),
-                                      ("perm", 32), ("const", 64),
+                       program_depth=(("*", 48), ("vxm", 112), ("kv", 16), ("sample", 16),
+                                      ("perm", 16), ("const", 64),
                                       *((f"r{bank}", 64) for bank in range(4)))),
     "sim_large": Config(name="sim_large", activation_bits=10, weight_depth=131072,
                         mem_depth=1024, const_depth=16384, accumulators=64, patterns=32,

@@ -71,7 +71,7 @@ def test_derived_sizes():
     assert flagship.position_bits == 8 and flagship.token_bits == 10
     assert flagship.replace(weight_depth=4097).weight_address_bits == 13
     assert flagship.replace(patterns=1).pattern_bits == 1
-    assert (flagship.depth_of("vxm"), flagship.depth_of("red")) == (128, 48)
+    assert (flagship.depth_of("vxm"), flagship.depth_of("red")) == (112, 48)
 
 
 def test_queues_follow_the_banks():
