@@ -110,8 +110,8 @@ def test_three_counts_are_equal(program, tmp_path):
 
 
 #: Latencies between issue and stream, and one that is a least distance.
-LATENCIES = [*((field, 1) for field in ("mem_read", "const_read", "drain", "read_out", "vxm", "perm",
-                                        "reduce", "reduce_function", "sample_skew")),
+LATENCIES = [*((field, 1) for field in ("mem_read", "const_read", "drain", "read_out", "vxm",
+                                        "perm", "reduce", "reduce_function", "sample_skew")),
              ("vxm", -1), ("matmul_to_drain", -1)]
 
 

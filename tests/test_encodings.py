@@ -105,7 +105,8 @@ def reserved_numbers(unit) -> list:
     for op in unit.ops:
         for name, kind in ENUMERATIONS.items():
             if unit.field(name):
-                cases += [(f"{op.name} {name}={number}", instruction(unit, op.name, **{name: number}))
+                cases += [(f"{op.name} {name}={number}",
+                           instruction(unit, op.name, **{name: number}))
                           for number in range(1 << unit.field(name).bits(TINY))
                           if number not in set(kind)]
     for name in ("n1", "n2"):

@@ -252,7 +252,7 @@ def wave_and_write(bench, kind, position, matmul, write):
 
 
 def over_all_places(bench, measure) -> int:
-    """The largest result over writes of the first and last column, and of the first and last row."""
+    """The largest result over writes of the first and last column and row."""
     config = bench.config
     return max(measure(kind, position) for kind, position in (
         ("K", 0), ("K", config.columns - 1), ("V", 0), ("V", config.rows - 1)))

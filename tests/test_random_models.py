@@ -1,7 +1,7 @@
 """Random int8 models of odd shapes: reference, machine model and Verilated RTL, bit for bit.
 
-All are for the one machine of profile `tiny`, so that its simulation is built once: shapes are drawn
-until there are enough that fit.
+All are for the one machine of profile `tiny`, so that its simulation is built once: shapes are
+drawn until there are enough that fit.
 """
 import random
 
@@ -24,9 +24,10 @@ def random_shape(rng: random.Random) -> ModelConfig:
     head = TINY.rows * rng.choice([1, 1, 2, 3])
     kv_heads = rng.choice([1, 1, 2, 3])
     heads = kv_heads * rng.choice([1, 2, 3])
-    return ModelConfig(dim=heads * head, hidden_dim=rng.randrange(1, 40), n_layers=rng.choice([1, 2, 3]),
-                       n_heads=heads, n_kv_heads=kv_heads, vocab_size=rng.randrange(3, 60),
-                       seq_len=rng.randrange(3, 32), tied=rng.random() < 0.5)
+    return ModelConfig(dim=heads * head, hidden_dim=rng.randrange(1, 40),
+                       n_layers=rng.choice([1, 2, 3]), n_heads=heads, n_kv_heads=kv_heads,
+                       vocab_size=rng.randrange(3, 60), seq_len=rng.randrange(3, 32),
+                       tied=rng.random() < 0.5)
 
 
 def models():

@@ -100,7 +100,7 @@ def test_wrong_tokenizer(place, refused, command):
 
 
 def test_model_too_large(refused, image):
-    """The resource, how much of it is missing, and the profiles that have it, as ``image`` shows."""
+    """The resource, how much of it is missing, and the profiles that have it."""
     line = refused("compile", "--profile", "tiny", "-o", "out")
     resource, rest = line.split(", the model needs ")
     assert resource.startswith("profile 'tiny' has ")
