@@ -211,7 +211,7 @@ PROFILES = {
                     mem_depth=128, const_depth=512, context=64, vocab_max=512,
                     program_depth=(("*", 64), ("vxm", 96))),
     # Programs in distributed RAM, of 16 words a bank: as deep as models need, with room.
-    "ecp5_85k": Config(name="ecp5_85k", activation_bits=10, accumulators=32,
+    "ecp5_85k": Config(name="ecp5_85k", activation_bits=10, accumulators=32, mxm_stages=1,
                        program_depth=(("*", 48), ("vxm", 112), ("kv", 16), ("sample", 16),
                                       ("perm", 16), ("const", 64),
                                       *((f"r{bank}", 64) for bank in range(4)))),

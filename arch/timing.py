@@ -39,6 +39,9 @@ class Timing:
         negative, because the sum arrives late.
     drain : issue to stream ACC.
     read_out : issue of the last READ_OUT of a group to stream ACC.
+    weight_read : issue of a MATMUL to the cycle on which its first row pair reads the first tile;
+        row pair p of tile c reads p + c cycles later.
+    weight_write : issue of a WRITE_K or WRITE_V to the cycle at whose end it lands.
     kv_write_to_matmul : issue of a WRITE_K or WRITE_V to the earliest MATMUL that sees it.
     matmul_to_kv_write : issue of a MATMUL to the earliest write that may change its word.
     kv_write_to_read_out : issue of a write to the earliest READ_OUT that sees it.
@@ -57,6 +60,8 @@ class Timing:
     drain_to_matmul: int
     drain: int
     read_out: int
+    weight_read: int
+    weight_write: int
     kv_write_to_matmul: int
     matmul_to_kv_write: int
     kv_write_to_read_out: int
@@ -86,9 +91,13 @@ def step_minimum(config: Config) -> int:
 def timing(config: Config) -> Timing:
     """Latencies of the machine that ``config`` describes."""
     hops = config.half_columns // config.tile_columns - 1
-    # Activation take and saturate (2), multiplier input and product registers (2), one partial-sum
-    # register per bank pair, systolic hops, accumulator write; the drain may follow one cycle on.
+    # Activation take, shift and saturate (3), multiplier input and product registers (2), one
+    # partial-sum register per bank pair, systolic hops, accumulator write (1); the drain reads one
+    # cycle after its issue.
     matmul_to_drain = 5 + config.pairs + hops + config.mxm_stages
+    # The activations of the first row pair meet their weights on the third cycle; the banks take
+    # two. A run-time write is taken, saturated, moved to its lines and written.
+    weight_read, weight_write = 1, 3
     sample_skew = GENERATOR_ROUNDS + 5
     return Timing(
         mem_read=1 + config.mem_stages,
@@ -96,15 +105,16 @@ def timing(config: Config) -> Timing:
         const_read=2 + config.const_stages,
         matmul_to_drain=matmul_to_drain,
         # A step issued on cycle u writes the first tile's accumulators at the end of cycle
-        # u + matmul_to_drain - 1 - hops; a drain reads them on its cycle of issue. The difference
+        # u + matmul_to_drain - hops; a drain reads them one cycle after its issue. The difference
         # is negative: the overwriting step may be issued before the drain.
         drain_to_matmul=1 + hops - matmul_to_drain,
-        drain=1 + config.drain_stages,
-        read_out=5,
-        kv_write_to_matmul=2,
-        # The last pair of the last tile reads its bank pairs - 1 + hops cycles after the issue;
-        # a write lands one cycle after its own issue.
-        matmul_to_kv_write=config.pairs - 1 + hops,
+        drain=2 + config.drain_stages,
+        read_out=weight_write + 5,
+        weight_read=weight_read,
+        weight_write=weight_write,
+        kv_write_to_matmul=weight_write + 1 - weight_read,
+        # The last pair of the last tile reads its bank pairs - 1 + hops cycles after the first.
+        matmul_to_kv_write=weight_read + config.pairs + hops - weight_write,
         kv_write_to_read_out=1,
         vxm=8 + config.vxm_stages,
         perm=2 + config.perm_stages,

@@ -5,34 +5,45 @@ from amaranth.lib.wiring import In, Out
 
 from arch import isa
 from arch.config import Config
+from hdl.cells import copies
 from hdl.choose import choose, operand
+from hdl.selector import selected
 from hdl.signatures import StreamsSignature
 
 
-def scaled(m, value, shift, within, bits: int, prefix: str):
-    """``activation`` of `arch.numerics`: shift-round an int16 value, saturate it symmetrically.
-
-    The saturation is decided beside the rounding adder, not behind it: at the upper limit nothing
-    is added, at the one value below the lower limit 1 is.
+def shift_coarse(m, value, shift, within, bits: int, name: str, vendor: bool) -> tuple:
+    """First half of ``activation`` of `arch.numerics` for an int16 value: the shift by 0, 4, 8, 12.
 
     Parameters
     ----------
     within : Value
-        Bit i: after the shift, bit ``bits - 1 + i`` of the value still counts; see `still_counts`.
+        Bit i: after the whole shift, bit ``bits - 1 + i`` of the value still counts; see
+        `still_counts`.
+
+    Returns
+    -------
+    coarse : Value
+        The ``bits + 4`` bits that the fine shift can reach, one bit below the point first.
+    outside : Value
+        Whether the value saturates, but for what rounding does.
     """
-    sign, limit = value[15], (1 << bits - 1) - 1
-    # One bit below the point takes the rounding bit along. First by 0, 4, 8 or 12, then 0 to 3.
+    sign = value[15]
     padded = Cat(0, value, sign.replicate(16))
-    coarse, fine = Signal(bits + 4, name=f"{prefix}_coarse"), Signal(bits + 1, name=f"{prefix}_fine")
-    m.d.comb += [
-        coarse.eq(choose([padded[4 * step:][:bits + 4] for step in range(4)], shift[2:])),
-        fine.eq(choose([coarse[step:][:bits + 1] for step in range(4)], shift[:2]))]
-    rounding, low = fine[0], fine[1:]
-    outside = (within & (value[bits - 1:15] ^ sign.replicate(len(within)))).any()
-    carry = rounding & (low != limit) | (low == limit + 1)
-    total = Signal(bits, name=f"{prefix}_total")
-    m.d.comb += total.eq(low + carry)
-    return Mux(outside, Mux(sign, -limit, limit), total.as_signed())
+    coarse = selected(m, [padded[4 * step:][:bits + 4] for step in range(4)], shift, name, vendor)
+    return coarse, (within & (value[bits - 1:15] ^ sign.replicate(len(within)))).any()
+
+
+def shift_fine(m, coarse, outside, sign, shift, bits: int, name: str, vendor: bool):
+    """Second half: the shift by 0 to 3, rounding, symmetric saturation.
+
+    Saturation is decided beside the rounding adder, not behind it: the largest value and a half
+    would overflow, the one value below the lower limit without a half is too low.
+    """
+    fine = selected(m, [coarse[step:][:bits + 1] for step in range(4)], shift, name, vendor)
+    at_end = ((fine[:bits].all() | ~fine[:bits].any()) & (fine[0] != fine[bits]))
+    limit, total = (1 << bits - 1) - 1, Signal(bits, name=f"{name}_total")
+    m.d.comb += total.eq(fine[1:] + fine[0])
+    return Mux(outside | at_end, Mux(sign, -limit, limit), total.as_signed())
 
 
 def still_counts(shift, bits: int):
@@ -42,11 +53,13 @@ def still_counts(shift, bits: int):
 
 
 class ActivationFeed(wiring.Component):
-    """Takes the lanes of a stream on cycle t and gives one part of them, scaled, on cycle t + 2.
+    """Takes the lanes of a stream on cycle t and gives one part of them, scaled, on cycle t + 3.
 
     Parameters
     ----------
     config : Config
+    vendor : bool
+        Build the cells from ECP5 primitives.
 
     Members
     -------
@@ -58,8 +71,8 @@ class ActivationFeed(wiring.Component):
         stream, on the cycle of ``i_source``.
     """
 
-    def __init__(self, *, config: Config):
-        self._config = config
+    def __init__(self, *, config: Config, vendor: bool = False):
+        self._config, self._vendor = config, vendor
         source, shift = (isa.UNITS["mxm"].field(name).bits(config) for name in ("x0", "shift"))
         super().__init__({
             "streams": In(StreamsSignature(config)),
@@ -70,7 +83,7 @@ class ActivationFeed(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config = self._config
+        config, vendor = self._config, self._vendor
         rows = config.rows
         # Cycle t: take.
         lanes, valid, defined = operand(m, self.streams, self.i_source, "mxm", "x0", config)
@@ -80,16 +93,26 @@ class ActivationFeed(wiring.Component):
         with m.If(self.i_take):
             m.d.sync += [held[lane].eq(lanes[lane]) for lane in range(config.lanes)]
         bits = config.activation_bits
-        part = Signal.like(self.i_part, reset_less=True)
-        shift = Signal.like(self.i_shift, reset_less=True)
+        # Every feed has its own registers.
+        part, shift = Signal.like(self.i_part), Signal.like(self.i_shift)
         within = Signal(16 - bits, reset_less=True)
-        m.d.sync += [part.eq(self.i_part), shift.eq(self.i_shift),
-                     within.eq(still_counts(self.i_shift, bits))]
-        # Cycle t + 1: choose the part, shift, round, saturate.
+        m.d.sync += within.eq(still_counts(self.i_shift, bits))
+        m.d.comb += Cat(shift, part).eq(copies(m, Cat(self.i_shift, self.i_part), 1, "control",
+                                               vendor)[0])
+        fine = copies(m, shift[:2], 1, "fine", vendor)[0]
         for row in range(rows):
+            # Cycle t + 1: choose the part, shift by a multiple of four.
             lane = Signal(16, name=f"lane_{row}")
             m.d.comb += lane.eq(choose(held[row::rows], part))
+            shifted, beyond = shift_coarse(m, lane, shift[2:], within, bits, f"coarse_{row}",
+                                           vendor)
+            coarse = Signal(bits + 4, name=f"shifted_{row}", reset_less=True)
+            outside = Signal(name=f"outside_{row}", reset_less=True)
+            sign = Signal(name=f"sign_{row}", reset_less=True)
+            m.d.sync += [coarse.eq(shifted), outside.eq(beyond), sign.eq(lane[15])]
+            # Cycle t + 2: shift by the rest, round, saturate.
             result = Signal(signed(bits), name=f"o_{row}", reset_less=True)
-            m.d.sync += result.eq(scaled(m, lane, shift, within, bits, f"lane_{row}"))
+            m.d.sync += result.eq(shift_fine(m, coarse, outside, sign, fine, bits, f"fine_{row}",
+                                             vendor))
             m.d.comb += self.o[row].eq(result)
         return m

@@ -1,7 +1,9 @@
 """The platform hook: multiplier, weight memory and multiplexers, as ECP5 primitives or as twins.
 
-``vendor=True`` instantiates MULT18X18D and DP16KD, whose internal registers Yosys cannot infer;
-``vendor=False`` describes the same cycles in plain Amaranth for every simulator and other targets.
+``vendor=True`` instantiates MULT18X18D and DP16KD, whose internal registers Yosys cannot infer, the
+multiplexers of a slice, for which it takes half as many LUTs again, and TRELLIS_FF where copies of
+a register stay apart. ``vendor=False`` describes the same cycles in plain Amaranth for every
+simulator and other targets.
 ``tests/hdl/test_cells.py`` proves the two equal against models of the primitives.
 
 `hdl.choose.choose` is the door to the multiplexers, and its tree of ``Mux`` their twin.
@@ -9,9 +11,9 @@
 Ref: Lattice FPGA-TN-02204 (ECP5 memory), FPGA-TN-02205 (ECP5 sysDSP); port and parameter names as
 in Yosys ``techlibs/ecp5/cells_bb.v``.
 """
-from amaranth import Array, Cat, ClockSignal, Const, Instance, Module, Signal, signed
+from amaranth import Array, Cat, ClockSignal, Const, Instance, Module, Signal, Value, signed
 from amaranth.hdl import Fragment
-from amaranth.lib import memory, wiring
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 DSP_WIDTH = 18
@@ -97,14 +99,66 @@ class Multiplier(wiring.Component):
                         i_SOURCEA=0, i_SOURCEB=0)
 
 
+class Copies(wiring.Component):
+    """Registers of one value that stay apart, each for its own part of the chip. No reset.
+
+    Parameters
+    ----------
+    width : int
+        Bits of the value.
+    count : int
+        Registers.
+    vendor : bool
+        Instantiate TRELLIS_FF: Yosys makes one of registers that always agree.
+    """
+
+    def __init__(self, *, width: int, count: int, vendor: bool = False):
+        self._width, self._count, self._vendor = width, count, vendor
+        super().__init__({"i": In(width), "o": Out(data.ArrayLayout(width, count))})
+
+    def elaborate(self, platform):
+        if isinstance(platform, Outline):
+            return platform.cell(self, width=self._width, count=self._count)
+        m = Module()
+        for number in range(self._count):
+            q = Signal(self._width, name=f"copy_{number}", reset_less=True)
+            m.d.comb += self.o[number].eq(q)
+            if not self._vendor:
+                m.d.sync += q.eq(self.i)
+                continue
+            for bit in range(self._width):
+                m.submodules[f"register_{number}_{bit}"] = Instance(
+                    "TRELLIS_FF", a_keep=1, p_GSR="DISABLED", p_CEMUX="1", p_CLKMUX="CLK",
+                    p_LSRMUX="LSR", p_REGSET="RESET", p_SRMODE="LSR_OVER_CE", i_CLK=ClockSignal(),
+                    i_LSR=Const(0, 1), i_CE=Const(1, 1), i_DI=self.i[bit], o_Q=q[bit])
+        return m
+
+
+def copies(m, value, count: int, name: str, vendor: bool) -> list:
+    """``value`` of the cycle before, from ``count`` registers: `Copies` called ``name``."""
+    value = Value.cast(value)
+    m.submodules[name] = cell = Copies(width=len(value), count=count, vendor=vendor)
+    m.d.comb += cell.i.eq(value)
+    return [cell.o[number] for number in range(count)]
+
+
+def bank_parts(depth: int) -> int:
+    """Segments that the user of a `WeightBank` tells apart on port B."""
+    return 2 if BYTE_BLOCK_DEPTH < depth <= 2 * BYTE_BLOCK_DEPTH else 1
+
+
 class WeightBank(wiring.Component):
     """True dual-port memory of 18-bit words, two stored bytes of nine bits each.
 
     Port A reads: the word of ``a_address`` on cycle t is on ``a_r_data`` on cycle t + `LATENCY`.
-    Port B writes the bytes chosen by ``b_w_en`` at the end of the cycle, or, while ``b_w_en`` is 0,
-    reads like port A. Undefined are ``b_r_data`` two cycles after a write, what port A reads while
-    port B writes that word, and addresses of ``depth`` and above. Words start as 0. The output
-    registers have no reset.
+    Port B is used while ``b_en`` is set: it writes the bytes chosen by ``b_w_en`` at the end of the
+    cycle, or, while ``b_w_en`` is 0, reads like port A. Undefined are ``b_r_data`` two cycles after
+    anything but a read, what port A reads while port B writes that word, and addresses of ``depth``
+    and above. Words start as 0. The output registers have no reset.
+
+    A bank of two segments (up to 2048 words, and the rest) leaves it to its user to tell them apart
+    on port B: ``b_en[s]`` may be set for addresses of segment s only, whose word is then on
+    ``b_r_data[s]``. All others have one bit and one word.
 
     Parameters
     ----------
@@ -116,6 +170,8 @@ class WeightBank(wiring.Component):
 
     Attributes
     ----------
+    parts : int
+        Bits of ``b_en`` and words on ``b_r_data``, 1 or 2.
     memory : `amaranth.lib.memory.Memory` or None
         The array of the twin, for back-door loading; bits 8:0 of a word are byte 0.
     """
@@ -127,9 +183,11 @@ class WeightBank(wiring.Component):
         self._depth, self._vendor = depth, vendor
         self.memory = None if vendor else memory.Memory(shape=WORD_BITS, depth=depth, init=[])
         address_bits = (depth - 1).bit_length()
+        self.parts = bank_parts(depth)
         super().__init__({"a_address": In(address_bits), "a_r_data": Out(WORD_BITS),
-                          "b_address": In(address_bits), "b_w_en": In(2),
-                          "b_w_data": In(WORD_BITS), "b_r_data": Out(WORD_BITS)})
+                          "b_address": In(address_bits), "b_en": In(self.parts),
+                          "b_w_en": In(2), "b_w_data": In(WORD_BITS),
+                          "b_r_data": Out(data.ArrayLayout(WORD_BITS, self.parts))})
 
     @property
     def depth(self) -> int:
@@ -153,51 +211,56 @@ class WeightBank(wiring.Component):
         write = self.memory.write_port(granularity=BYTE_BITS)
         out_a = Signal(WORD_BITS, reset_less=True)
         out_b = Signal(WORD_BITS, reset_less=True)
+        enable = self.b_en.any()
         m.d.comb += [read_a.addr.eq(self.a_address), read_a.en.eq(1),
-                     read_b.addr.eq(self.b_address), read_b.en.eq(self.b_w_en == 0),
-                     write.addr.eq(self.b_address), write.en.eq(self.b_w_en),
-                     write.data.eq(self.b_w_data),
-                     self.a_r_data.eq(out_a), self.b_r_data.eq(out_b)]
+                     read_b.addr.eq(self.b_address), read_b.en.eq(enable & (self.b_w_en == 0)),
+                     write.addr.eq(self.b_address),
+                     write.en.eq(self.b_w_en & enable.replicate(2)),
+                     write.data.eq(self.b_w_data), self.a_r_data.eq(out_a)]
+        m.d.comb += [self.b_r_data[part].eq(out_b) for part in range(self.parts)]
         m.d.sync += [out_a.eq(read_a.data), out_b.eq(read_b.data)]
 
     def _primitives(self, m):
         """One segment per 2048 words; the outputs are selected behind the output registers."""
         segments_a, segments_b = [], []
-        select_bits = len(self.a_address) - (BYTE_BLOCK_DEPTH - 1).bit_length()
+        select_bits = max(0, len(self.a_address) - (BYTE_BLOCK_DEPTH - 1).bit_length())
         for number in range(-(-self._depth // BYTE_BLOCK_DEPTH)):
-            here = 1
-            if select_bits > 0:
-                here = self.b_address[-select_bits:] == number
-            w_en = Signal(2, name=f"w_en_{number}")
-            m.d.comb += [bit.eq(en & here) for bit, en in zip(w_en, self.b_w_en)]
+            if self.parts > 1:
+                enable = self.b_en[number]
+            else:
+                enable = self.b_en & (self.b_address[len(self.b_address) - select_bits:] == number)
             out_a = Signal(WORD_BITS, name=f"out_a_{number}")
             out_b = Signal(WORD_BITS, name=f"out_b_{number}")
             if self._depth - number * BYTE_BLOCK_DEPTH <= BLOCK_DEPTH:
                 m.submodules[f"block_{number}"] = _block(
-                    WORD_BITS, self.a_address, self.b_address, w_en.any(), w_en,
-                    self.b_w_data, out_a, out_b)
+                    WORD_BITS, self.a_address, self.b_address, enable, self.b_w_en.any(),
+                    self.b_w_en, self.b_w_data, out_a, out_b)
             else:
                 for byte in range(2):
                     part = slice(byte * BYTE_BITS, (byte + 1) * BYTE_BITS)
                     m.submodules[f"block_{number}_{byte}"] = _block(
-                        BYTE_BITS, self.a_address, self.b_address, w_en[byte], None,
+                        BYTE_BITS, self.a_address, self.b_address, enable, self.b_w_en[byte], None,
                         self.b_w_data[part], out_a[part], out_b[part])
             segments_a.append(out_a)
             segments_b.append(out_b)
-        for name, address, segments, output in (
-                ("a", self.a_address, segments_a, self.a_r_data),
-                ("b", self.b_address, segments_b, self.b_r_data)):
-            if select_bits <= 0:
-                m.d.comb += output.eq(segments[0])
-                continue
-            # The select travels beside the read: address on t, block output and select on t + 2.
-            read_1 = Signal(select_bits, name=f"select_{name}_1", reset_less=True)
-            read_2 = Signal(select_bits, name=f"select_{name}_2", reset_less=True)
-            m.d.sync += [read_1.eq(address[-select_bits:]), read_2.eq(read_1)]
-            m.d.comb += output.eq(Array(segments)[read_2])
+        m.d.comb += self.a_r_data.eq(self._selected(m, "a", self.a_address, segments_a,
+                                                    select_bits))
+        if self.parts > 1:
+            m.d.comb += [self.b_r_data[part].eq(word) for part, word in enumerate(segments_b)]
+        else:
+            m.d.comb += self.b_r_data[0].eq(self._selected(m, "b", self.b_address, segments_b,
+                                                           select_bits))
+
+    def _selected(self, m, name, address, segments, select_bits):
+        """The select travels beside the read: address on t, block output and select on t + 2."""
+        if select_bits == 0:
+            return segments[0]
+        select = Signal(select_bits, name=f"select_{name}", reset_less=True)
+        m.d.sync += select.eq(address[-select_bits:])
+        return Array(segments)[copies(m, select, 1, f"select_{name}_2", self._vendor)[0]]
 
 
-def _block(width, a_address, b_address, b_write, b_bytes, b_data, out_a, out_b):
+def _block(width, a_address, b_address, b_enable, b_write, b_bytes, b_data, out_a, out_b):
     """A DP16KD in normal write mode with both output registers on.
 
     With 18-bit ports the address starts at bit 4 and bits 0 and 1 are byte enables; with 9-bit
@@ -211,7 +274,8 @@ def _block(width, a_address, b_address, b_write, b_bytes, b_data, out_a, out_b):
         if side == "B" and b_bytes is not None:
             bits[:2] = list(b_bytes)
         ports |= {f"i_AD{side}{index}": bit for index, bit in enumerate(bits)}
-        ports |= {f"i_CLK{side}": ClockSignal(), f"i_CE{side}": 1, f"i_OCE{side}": 1,
+        ports |= {f"i_CLK{side}": ClockSignal(), f"i_OCE{side}": 1,
+                  f"i_CE{side}": b_enable if side == "B" else 1,
                   f"i_RST{side}": 0, f"i_WE{side}": b_write if side == "B" else 0,
                   f"p_DATA_WIDTH_{side}": width, f"p_REGMODE_{side}": "OUTREG",
                   f"p_WRITEMODE_{side}": "NORMAL", f"p_CSDECODE_{side}": "0b000"}

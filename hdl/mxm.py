@@ -1,8 +1,8 @@
 """The MXM slice: systolic tiles of multipliers beside their weights, accumulators, drain, KV port.
 
 Timing (see `arch.timing`). A step issued on cycle t takes its activations on cycle t; row pair p of
-tile c reads its weights on cycle t + p + c, multiplies on t + p + c + 2 to + 4, and the sums of
-tile c enter the accumulators on cycle t + 4 + pairs + mxm_stages + c.
+tile c reads its weights on cycle t + 1 + p + c, multiplies on t + p + c + 3 to + 5, and the sums of
+tile c enter the accumulators on cycle t + 5 + pairs + mxm_stages + c.
 """
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
@@ -47,9 +47,9 @@ class Mxm(wiring.Component):
     """
 
     def __init__(self, *, config: Config, vendor: bool = False):
-        self._config = config
-        self._tiles = [MxmTile(config=config, vendor=vendor)
-                       for _ in range(config.columns // config.tile_columns)]
+        self._config, self._vendor = config, vendor
+        self._tiles = [MxmTile(config=config, first=first, vendor=vendor)
+                       for first in range(0, config.columns, config.tile_columns)]
         super().__init__({
             "issue_mxm": In(IssueSignature("mxm", config)),
             "issue_drain": In(IssueSignature("drain", config)),
@@ -99,11 +99,12 @@ class Mxm(wiring.Component):
         return step
 
     def _address_taps(self, m, step):
-        """What row pair 0 of the first tiles reads on this cycle, and on the cycles before."""
+        """What row pair 0 of the first tiles reads on the next cycle, on this and on those before.
+        """
         config = self._config
         bits = config.weight_address_bits
         addresses, used = [self.issue_mxm.address[:bits]], [step.go]
-        for tap in range(1, config.pairs + len(self._tiles) // FEEDS - 1):
+        for tap in range(1, config.pairs + len(self._tiles) // FEEDS):
             address = Signal(bits, name=f"address_{tap}", reset_less=True)
             valid = Signal(name=f"used_{tap}")
             m.d.sync += [address.eq(addresses[-1]), valid.eq(used[-1])]
@@ -112,9 +113,9 @@ class Mxm(wiring.Component):
         return addresses, used
 
     def _feeds(self, m, step):
-        """Activations of both halves by row, skewed: row pair p on cycle t + 2 + p."""
+        """Activations of both halves by row, skewed: row pair p on cycle t + 3 + p."""
         config, issue, causes = self._config, self.issue_mxm, self.fault_mxm.causes
-        feeds = [ActivationFeed(config=config) for _ in range(FEEDS)]
+        feeds = [ActivationFeed(config=config, vendor=self._vendor) for _ in range(FEEDS)]
         for number, (feed, source) in enumerate(zip(feeds, (issue.x0, issue.x1))):
             m.submodules[f"feed_{number}"] = feed
             connect(m, flipped(self.streams), feed.streams)
@@ -141,16 +142,17 @@ class Mxm(wiring.Component):
                              tile.i_used.eq(before.o_used)]
                 continue
             m.d.comb += [tile.i_x[row].eq(x) for row, x in enumerate(activations[half])]
-            m.d.comb += [tile.i_address[pair].eq(addresses[pair])
+            m.d.comb += [tile.i_address[pair].eq(addresses[1 + pair])
                          for pair in range(config.pairs)]
-            m.d.comb += tile.i_used.eq(Cat(used[:config.pairs]))
+            m.d.comb += tile.i_used.eq(Cat(used[1:1 + config.pairs]))
         m.d.sync += self.fault_mxm.causes[fault_bit(Fault.PARITY)].eq(
             Cat(tile.o_parity for tile in self._tiles).any())
 
     def _accumulate(self, m, step):
-        """Cycle t + 4 + pairs + mxm_stages + c: tile c adds; a drain reads when issued."""
+        """Cycle t + 5 + pairs + mxm_stages + c: tile c adds. A drain reads a cycle after issue."""
         config, issue, causes = self._config, self.issue_drain, self.fault_drain.causes
         per_half = len(self._tiles) // FEEDS
+        # The last registers are those of the accumulators.
         control = Cat(step.start, step.index)
         latency = 4 + config.pairs + config.mxm_stages
         valid = delay(m, step.go, latency, "add_valid", reset=True)
@@ -165,7 +167,7 @@ class Mxm(wiring.Component):
                 valid = delay(m, valid, 1, f"add_valid_tile_{place}", reset=True)
                 control = delay(m, control, 1, f"add_tile_{place}")
             for number in (place, place + per_half):
-                files = Accumulators(config=config)
+                files = Accumulators(config=config, vendor=self._vendor)
                 m.submodules[f"accumulators_{number}"] = files
                 m.d.comb += [files.i_valid.eq(valid), files.i_start.eq(control[0]),
                              files.i_index.eq(control[1:]), files.i_sum.eq(
@@ -175,12 +177,11 @@ class Mxm(wiring.Component):
         data_drained = Cat(value for _, value in sorted(drained, key=lambda item: item[0]))
         stages = config.drain_stages
         return (delay(m, data_drained, stages, "drain"),
-                delay(m, issue.valid & known, stages, "drain_valid",
-                        reset=True))
+                delay(m, issue.valid & known, stages + 1, "drain_valid", reset=True))
 
     def _kv(self, m, addresses, used):
         """The second port of the banks."""
-        port = KvPort(config=self._config)
+        port = KvPort(config=self._config, vendor=self._vendor)
         m.submodules.kv = port
         connect(m, flipped(self.issue_kv), port.issue)
         connect(m, flipped(self.streams), port.streams)
@@ -188,21 +189,30 @@ class Mxm(wiring.Component):
         connect(m, flipped(self.fault_kv), port.fault)
         for number, tile in enumerate(self._tiles):
             connect(m, getattr(port, f"port_{number}"), tile.port)
+        taps = len(port.read_used)
         m.d.comb += [port.position.eq(self.position), port.token.eq(self.token),
-                     port.read_used.eq(Cat(used))]
-        m.d.comb += [port.read_address[tap].eq(address) for tap, address in enumerate(addresses)]
+                     port.read_used.eq(Cat(used[:taps]))]
+        m.d.comb += [port.read_address[tap].eq(addresses[tap]) for tap in range(taps)]
         return port
 
     def _output(self, m, drained, drain_valid, port):
         """Stream ACC: the last register of a drain and of a read-out."""
         config = self._config
-        lanes = [port.o[lane].as_signed() for lane in range(config.lanes)]
-        extended = Cat(Cat(lane, lane[-1].replicate(ACCUMULATOR_BITS - len(lane)))
-                       for lane in lanes)
-        acc = Signal.like(drained, name="acc", reset_less=True)
         valid, collision = Signal(), Signal()
-        m.d.sync += [acc.eq(Mux(port.o_valid, extended, drained)),
-                     valid.eq(drain_valid | port.o_valid),
-                     collision.eq(drain_valid & port.o_valid),
+        for lane in range(config.lanes):
+            # Above its byte a read-out is all signs. They set registers, which start as ones
+            # because an ECP5 register is set to what it starts as, and need no multiplexer.
+            old = drained[lane * ACCUMULATOR_BITS:][:ACCUMULATOR_BITS]
+            byte = port.o[lane].as_unsigned()
+            low = Signal(8, name=f"acc_low_{lane}", reset_less=True)
+            high = Signal(ACCUMULATOR_BITS - 8, name=f"acc_high_{lane}", init=-1, reset_less=True)
+            read_out = port.o_valid[lane // config.tile_columns]
+            m.d.sync += [low.eq(Mux(read_out, byte, old[:8])),
+                         high.eq(old[8:] & ~read_out.replicate(len(high)))]
+            with m.If(read_out & byte[7]):
+                m.d.sync += high.eq(-1)
+            m.d.comb += self.o_acc.data[lane].eq(Cat(low, high))
+        m.d.sync += [valid.eq(drain_valid | port.o_valid[0]),
+                     collision.eq(drain_valid & port.o_valid[0]),
                      self.fault_drain.causes[fault_bit(Fault.COLLISION)].eq(collision)]
-        m.d.comb += [self.o_acc.valid.eq(valid), self.o_acc.data.as_value().eq(acc)]
+        m.d.comb += self.o_acc.valid.eq(valid)

@@ -1,11 +1,12 @@
 """One systolic tile of the MXM: weight banks, multipliers and partial sums of a few columns."""
-from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from arch.config import Config
-from hdl.cells import BYTE_BITS, WORD_BITS, Multiplier, WeightBank
+from hdl.cells import BYTE_BITS, WORD_BITS, Multiplier, WeightBank, bank_parts, copies
 from hdl.choose import choose
+from hdl.selector import selected
 
 
 def sum_bits(config: Config, count: int) -> int:
@@ -16,23 +17,28 @@ def sum_bits(config: Config, count: int) -> int:
 class WeightPortSignature(wiring.Signature):
     """Port B of the banks of one tile; a write lands at the end of the cycle.
 
+    A byte of column c and row r travels on line c xor r, c counted over all columns: whether a
+    column of rows is written or a row of columns, every byte has a line of its own, and no bank
+    chooses between two.
+
     Members
     -------
     address : word, of a write or a read.
-    columns, rows : the bytes to write are those of every column and row both marked.
-    by_row : write ``row_bytes`` (else ``column_bytes``); bytes have nine bits.
-    read_column : column whose word of this cycle's banks (address two cycles ago) is wanted.
-    read : its bytes by row, one cycle after ``read_column``.
+    columns : which columns are accessed, by parts of the banks (`hdl.cells.WeightBank`).
+    rows : of these, the rows that are written; none for a read.
+    lines : bytes to write, nine bits each.
+    read_place : column, and part within it, whose word of this cycle's banks (address two cycles
+        ago) is wanted.
+    read : its bytes by row, one cycle after ``read_place``.
     """
 
     def __init__(self, config: Config):
-        columns = config.tile_columns
+        columns, parts = config.tile_columns, bank_parts(config.weight_depth)
         super().__init__({
             "address": Out(config.weight_address_bits),
-            "columns": Out(columns), "rows": Out(config.rows), "by_row": Out(1),
-            "row_bytes": Out(data.ArrayLayout(BYTE_BITS, config.rows)),
-            "column_bytes": Out(data.ArrayLayout(BYTE_BITS, columns)),
-            "read_column": Out(range(max(2, columns))),
+            "columns": Out(data.ArrayLayout(parts, columns)), "rows": Out(config.rows),
+            "lines": Out(data.ArrayLayout(BYTE_BITS, config.lanes)),
+            "read_place": Out(range(columns * parts)),
             "read": In(data.ArrayLayout(BYTE_BITS, config.rows))})
 
 
@@ -47,6 +53,8 @@ class MxmTile(wiring.Component):
     Parameters
     ----------
     config : Config
+    first : int
+        Number of its first column.
     vendor : bool
         Build the cells from ECP5 primitives.
 
@@ -61,8 +69,8 @@ class MxmTile(wiring.Component):
     port : second port of the banks.
     """
 
-    def __init__(self, *, config: Config, vendor: bool = False):
-        self._config = config
+    def __init__(self, *, config: Config, first: int = 0, vendor: bool = False):
+        self._config, self._first, self._vendor = config, first, vendor
         pairs, columns = config.pairs, config.tile_columns
         activations = data.ArrayLayout(signed(config.activation_bits), config.rows)
         addresses = data.ArrayLayout(config.weight_address_bits, pairs)
@@ -92,10 +100,9 @@ class MxmTile(wiring.Component):
     def _hop(self, m):
         """Registers towards the next tile."""
         x = Signal.like(self.i_x.as_value(), reset_less=True)
-        address = Signal.like(self.i_address.as_value(), reset_less=True)
         used = Signal.like(self.i_used)
-        m.d.sync += [x.eq(self.i_x.as_value()), address.eq(self.i_address.as_value()),
-                     used.eq(self.i_used)]
+        m.d.sync += [x.eq(self.i_x.as_value()), used.eq(self.i_used)]
+        address = copies(m, self.i_address, 1, "address", self._vendor)[0]
         m.d.comb += [self.o_x.as_value().eq(x), self.o_address.as_value().eq(address),
                      self.o_used.eq(used)]
 
@@ -103,15 +110,14 @@ class MxmTile(wiring.Component):
         """A weight bank and its two multipliers; returns the word that port A gives."""
         bank, port = self.banks[column, pair], self.port
         m.submodules[f"bank_{column}_{pair}"] = bank
-        by_row = Cat(port.row_bytes[2 * pair], port.row_bytes[2 * pair + 1])
-        by_column = Cat(port.column_bytes[column], port.column_bytes[column])
-        enable = port.columns[column].replicate(2)
+        rows = (2 * pair, 2 * pair + 1)
         m.d.comb += [
             # Cycle s + p: address in.
             bank.a_address.eq(self.i_address[pair]),
             bank.b_address.eq(port.address),
-            bank.b_w_en.eq(port.rows[2 * pair:2 * pair + 2] & enable),
-            bank.b_w_data.eq(Mux(port.by_row, by_row, by_column)),
+            bank.b_en.eq(port.columns[column]),
+            bank.b_w_en.eq(Cat(port.rows[row] for row in rows)),
+            bank.b_w_data.eq(Cat(port.lines[(self._first + column) ^ row] for row in rows)),
         ]
         # Cycle s + p + 2: weights and activations enter the multipliers.
         for half in range(2):
@@ -164,7 +170,11 @@ class MxmTile(wiring.Component):
         """Word of one column from port B, by row."""
         config = self._config
         read = Signal(WORD_BITS * config.pairs, reset_less=True)
-        columns = [Cat(self.banks[column, pair].b_r_data for pair in range(config.pairs))
-                   for column in range(config.tile_columns)]
-        m.d.sync += read.eq(choose(columns, self.port.read_column))
+        words = [Cat(self.banks[column, pair].b_r_data[part] for pair in range(config.pairs))
+                 for column in range(config.tile_columns)
+                 for part in range(bank_parts(config.weight_depth))]
+        if len(words) > 8:
+            m.d.sync += read.eq(choose(words, self.port.read_place))
+        else:
+            m.d.sync += read.eq(selected(m, words, self.port.read_place, "read_mux", self._vendor))
         m.d.comb += self.port.read.as_value().eq(read)

@@ -35,13 +35,14 @@ def _instruction() -> str:
     acc = drain + t.drain
     done = acc + t.vxm
     again = done + t.mem_write_to_read
-    arrive = first + 4 + config.pairs + config.mxm_stages
+    arrive = first + 5 + config.pairs + config.mxm_stages
     rows = [
         [first - t.mem_read, "`r0`", f"`READ n1={steps // config.groups} d1={config.groups}`: "
          f"the first of {steps // config.groups} vectors leaves MEM bank 0"],
         [first, "`mxm`", f"`MATMUL n1={steps}` issues k = 0. The vector is on `M0`; both feeds "
-         f"take {config.rows} of its lanes. The first banks read their weights"],
-        [first + 2, "", f"the lanes, rounded and saturated to {config.activation_bits} bits, reach "
+         f"take {config.rows} of its lanes"],
+        [first + t.weight_read, "", "the first banks read their weights"],
+        [first + 3, "", f"the lanes, rounded and saturated to {config.activation_bits} bits, reach "
          "row pair 0; each further pair follows one cycle later, each further tile one after "
          "that"],
         [last, "`mxm`", f"k = {steps - 1} issues: one step per cycle, so {steps} cycles a tile"],

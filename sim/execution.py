@@ -79,7 +79,10 @@ class Execution:
         self.total = 0
         self.logits = []
         rows, columns = np.mgrid[:self.config.rows, :self.config.half_columns]
-        self.read_offset = rows // 2 + columns // self.config.tile_columns
+        self.read_offset = self.timing.weight_read + rows // 2 + columns // self.config.tile_columns
+        # A write of a weight happens in the order of execution when the first MATMUL that may see
+        # it all is issued, read-outs move with it.
+        self.kv_skew = self.timing.weight_write - self.timing.weight_read
 
     def run(self) -> None:
         for cycle, _, unit, segment, index, *issue in self._schedule():
@@ -93,7 +96,7 @@ class Execution:
             for segment in self.plan.segments:
                 unit = QUEUES[segment.queue].unit
                 write = unit == "mem_write" or segment.op in ("WRITE_K", "WRITE_V")
-                skew = self.timing.sample_skew if unit == "sample" else 0
+                skew = {"sample": self.timing.sample_skew, "kv": self.kv_skew}.get(unit, 0)
                 columns = [segment.cycle + skew, np.full(len(segment.cycle), write)]
                 details = [np.arange(len(segment.cycle))]
                 if unit == "mxm":
@@ -185,6 +188,7 @@ class Execution:
         self._put(Stream.ACC, cycle + self.timing.drain, lanes.reshape(-1).astype(np.int64))
 
     def _kv(self, segment, index, cycle):
+        cycle -= self.kv_skew
         config, address, j = self.config, self._address(segment, index), int(segment.j[index])
         word = self.machine.weights[address]
         half, at = config.half_columns, self.record.position
@@ -206,10 +210,11 @@ class Execution:
         else:
             change[:, at % config.rows] = lanes.reshape(2, half)
         change -= word
-        # The write happens on the next cycle; wavefronts that arrive later see it.
+        # Wavefronts that arrive later than the write see it.
+        lands = cycle + self.timing.weight_write
         for issued, _, _, sums, read, x in self.flying:
             if read == address:
-                sees = issued + self.read_offset > cycle + 1
+                sees = issued + self.read_offset > lands
                 sums += (x @ (change * sees))[:, 0]
         word += change
 

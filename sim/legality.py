@@ -181,8 +181,9 @@ class StepPlan:
 
     def _endings(self) -> None:
         """Effects that are still under way when the step is over."""
-        after = {"MATMUL": (self.timing.matmul_to_drain - 1, "writes its accumulators"),
-                 "WRITE_K": (1, "writes the weights"), "WRITE_V": (1, "writes the weights"),
+        write = self.timing.weight_write, "writes the weights"
+        after = {"MATMUL": (self.timing.matmul_to_drain, "writes its accumulators"),
+                 "WRITE_K": write, "WRITE_V": write,
                  "ARGMAX": (self.timing.sample, "picks the token")}
         for segment in self.segments:
             delay, what = after.get(segment.op, (0, ""))

@@ -278,14 +278,15 @@ class Generator(Placer):
         words, depth = self.words(write, reach), self.config.weight_depth
         if min(words) < 0 or max(words) >= depth:
             return False
-        wave = self.timing.matmul_to_kv_write
+        apart = self.timing.weight_write - self.timing.weight_read
+        wave = self.timing.matmul_to_kv_write + apart - 1
         for item in self.block.items:
             if item.queue != "mxm" or not words & self.words(item):
                 continue
             for row in range(len(self.ones)):
                 written = write.start[row] + write.pattern.cycles(row)
                 read = item.start[row] + item.pattern.cycles(row)
-                distance = written[:, None] + 1 - read
+                distance = written[:, None] + apart - read
                 if ((distance >= 0) & (distance <= wave)).any():
                     return False
         return True

@@ -1,7 +1,8 @@
 """Run-time writes of the weight banks against the wavefronts of the matmuls that read them.
 
-A write issued on cycle t happens on t + 1. Row pair p of column tile c of a MATMUL issued on u
-reads on u + p + c. The functions take a `sim.legality.StepPlan` and add to ``faults``.
+A write issued on cycle t lands at the end of t + ``weight_write`` (`arch.timing`). Row pair p of
+column tile c of a MATMUL issued on u reads on u + ``weight_read`` + p + c. The functions take a
+`sim.legality.StepPlan` and add to ``faults``.
 """
 import dataclasses
 
@@ -47,17 +48,17 @@ def column_tile(plan, column: int) -> int:
 
 def conflicts(plan, writes: list, faults: list) -> None:
     """Writes that reach a word in the cycle in which a MATMUL reads it."""
-    pairs = plan.config.pairs
+    pairs, apart = plan.config.pairs, plan.timing.weight_write - plan.timing.weight_read
     for write in writes:
         # One write meets matmuls of a run of consecutive cycles.
         if write.op == "WRITE_K":
             low, count = column_tile(plan, write.lane), pairs
         else:
             low, count = write.lane // 2, plan.hops + 1
-        last = write.cycle + 1 - low
+        last = write.cycle + apart - low
         window = plan.matmul_at[max(0, last - count + 1):max(0, last + 1)]
         if (window == write.address).any():
-            plan.fault(Fault.CONFLICT, write.cycle + 1, "kv",
+            plan.fault(Fault.CONFLICT, write.cycle + plan.timing.weight_write, "kv",
                        f"{write.op} to weight word {write.address} meets a MATMUL that "
                        "reads it", faults)
 
@@ -79,7 +80,7 @@ def unwritten_weights(plan, position, token, writes, written, faults) -> None:
 
     A word of which some byte is written may be read: masks and zero activations hide the others.
     """
-    config = plan.config
+    config, time = plan.config, plan.timing
     by_word, later_words = _by_word(writes), None
     rows = np.arange(config.rows)[:, None]
     tiles = np.array([column_tile(plan, column) for column in range(config.columns)])
@@ -87,7 +88,7 @@ def unwritten_weights(plan, position, token, writes, written, faults) -> None:
         inside = np.clip(segment.address, 0, config.weight_depth - 1)
         for index in np.flatnonzero(~written.full[inside]):
             address, cycle = int(segment.address[index]), int(segment.cycle[index])
-            read_cycle = cycle + rows // 2 + tiles
+            read_cycle = cycle + time.weight_read + rows // 2 + tiles
             known, late = written.weights[inside[index]].copy(), False
             for write in by_word.get(address, ()):
                 place = np.zeros_like(known)
@@ -95,8 +96,9 @@ def unwritten_weights(plan, position, token, writes, written, faults) -> None:
                     place[:, write.lane] = True
                 else:
                     place[write.lane, :] = True
-                late = late or bool((place & ~known & (read_cycle <= write.cycle + 1)).any())
-                known |= place & (read_cycle > write.cycle + 1)
+                sees = read_cycle > write.cycle + time.weight_write
+                late = late or bool((place & ~known & ~sees).any())
+                known |= place & sees
             if known.any() and not late:
                 continue
             if later_words is None:

@@ -39,9 +39,9 @@ async def write_before_matmul(dut, op, position):
     bench.streams.put(at + bench.time.kv_write_to_matmul - 1, Stream.CONST, range(LANES))
     tile = position % CONFIG.half_columns // CONFIG.tile_columns if op == "WRITE_K" else 0
     pair = position % ROWS // 2 if op == "WRITE_V" else 0
-    # The first pair of the first tile reads on the cycle of the issue; the write lands at its end.
+    # The first pair of the first tile reads on the cycle at whose end the write lands.
     if tile == pair == 0:
-        bench.faults["kv"].expect(at + 1, {Fault.CONFLICT})
+        bench.faults["kv"].expect(at + bench.time.weight_write, {Fault.CONFLICT})
     await bench.finish(40)
 
 
@@ -60,7 +60,7 @@ async def write_behind_matmul(dut, op):
     closer = at + bench.time.matmul_to_kv_write - 1
     bench.issues["kv"].send(closer, op, address=5, x=Stream.VXM)
     bench.streams.put(closer, Stream.VXM, range(LANES))
-    bench.faults["kv"].expect(closer + 1, {Fault.CONFLICT})
+    bench.faults["kv"].expect(closer + bench.time.weight_write, {Fault.CONFLICT})
     await bench.finish(40)
     assert bench.faults["kv"].seen == 1
 
@@ -240,8 +240,8 @@ async def parity(dut, place):
                                  x1=Stream.CONST)
         bench.issues["kv"].send(cycle, "READ_OUT", address=address)
         bench.acc.expect(cycle + bench.time.read_out, ANYTHING)
-    # Two cycles from the address to the multiplier, and one more to collect (see `hdl.mxm`).
-    used = at + pair + column % CONFIG.half_columns // CONFIG.tile_columns + 2
+    # Three cycles from the issue to the multiplier, and one more to collect (see `hdl.mxm`).
+    used = at + pair + column % CONFIG.half_columns // CONFIG.tile_columns + 3
     bench.faults["mxm"].expect(used + 2, {Fault.PARITY})
     bench.faults["kv"].expect(at + bench.time.read_out, {Fault.PARITY})
     await bench.finish(40)

@@ -145,7 +145,7 @@ def random_instruction(rng, unit):
               "accumulator": int(rng.integers(16))}
     if unit == "drain":
         return "DRAIN", fields
-    fields |= {"address": int(rng.integers(4, 12)), "s1": int(rng.integers(-1, 2))}
+    fields |= {"address": int(rng.integers(5, 11)), "s1": int(rng.integers(-1, 2))}
     if unit == "mxm":
         return "MATMUL", fields | {
             "n2": int(rng.integers(1, 4)), "d2": int(rng.choice([1, 1, 4])),

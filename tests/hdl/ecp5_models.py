@@ -15,7 +15,7 @@ import hdl.cells
 def install(monkeypatch):
     """Make `hdl.cells` build these models instead of primitives."""
     models = {"MULT18X18D": Mult18x18d, "DP16KD": Dp16kd, "LUT4": Lut4, "PFUMX": Pfumx,
-              "L6MUX21": L6mux21}
+              "L6MUX21": L6mux21, "TRELLIS_FF": Register}
     monkeypatch.setattr(hdl.cells, "Instance", lambda kind, **ports: models[kind](ports))
 
 
@@ -58,6 +58,19 @@ class L6mux21(_Primitive):
         m = Module()
         m.d.comb += self.outputs["Z"].eq(
             Mux(self.inputs["SD"], self.inputs["D1"], self.inputs["D0"]))
+        return m
+
+
+class Register(_Primitive):
+    """TRELLIS_FF on the rising edge, always enabled, never reset."""
+
+    def elaborate(self, platform):
+        m = Module()
+        assert (self.parameters["CEMUX"], self.parameters["CLKMUX"]) == ("1", "CLK")
+        assert self.inputs["LSR"].value == 0 and self.parameters["REGSET"] == "RESET"
+        q = Signal()
+        m.d.sync += q.eq(self.inputs["DI"])
+        m.d.comb += self.outputs["Q"].eq(q)
         return m
 
 

@@ -151,7 +151,7 @@ class Reference:
         self.entries = np.zeros((self.config.accumulators, self.config.columns), np.int64)
         self.held = np.zeros((2, self.config.lanes), np.int64)
         self.vector = np.zeros(self.config.lanes, np.int64)
-        self.flying, self.writes = [], []
+        self.flying, self.writes, self.reads = [], [], []
         self.acc, self.faults = {}, set()
         # Tile of every column, counted in its half.
         self.tile = np.arange(self.config.columns) % self.config.half_columns
@@ -164,6 +164,7 @@ class Reference:
                 if cycle in self.bench.issues[queue]:
                     act(cycle, self.bench.issues[queue][cycle])
             self._read(cycle)
+            self._read_out(cycle)
             self._add(cycle)
             self._land(cycle)
         shown = {cycle: lanes for cycle, lanes in self.acc.items() if cycle < cycles}
@@ -197,8 +198,8 @@ class Reference:
             "overwrite": fields.get("start", 0) and k == 0})
 
     def _read(self, cycle):
-        """Row pair p of tile c reads on cycle t + p + c."""
-        when = np.arange(self.config.rows)[:, None] // 2 + self.tile
+        """Row pair p of tile c reads on cycle t + weight_read + p + c."""
+        when = self.time.weight_read + np.arange(self.config.rows)[:, None] // 2 + self.tile
         for step in self.flying:
             now = step["cycle"] + when == cycle
             step["w"] = np.where(now, self.weights[step["address"]], step["w"])
@@ -216,6 +217,20 @@ class Reference:
             entry[now] = total[now]
         self.flying = [step for step in self.flying
                        if cycle < step["cycle"] + self.time.matmul_to_drain]
+
+    def _read_out(self, cycle):
+        """Read-outs come to the banks when the writes issued with them do."""
+        config = self.config
+        for issued, fields in [read for read in self.reads
+                               if read[0] + self.time.weight_write == cycle]:
+            group = fields["j"] % config.groups
+            if group == 0:
+                self.vector = np.zeros(config.lanes, np.int64)
+            by = self.bench.position if fields.get("half0", 0) % 2 else self.bench.token
+            self.vector[group * config.rows:(group + 1) * config.rows] = self.weights[
+                fields["address"], :, by % config.columns]
+            if group == config.groups - 1 or fields["j_last"]:
+                self._show(issued + self.time.read_out, self.vector)
 
     def _land(self, cycle):
         for land, address, place, values in self.writes:
@@ -238,15 +253,8 @@ class Reference:
         if not inside:
             self._fault(cycle, "kv", Fault.ADDRESS)
         if fields["op"] == OPS["READ_OUT"]:
-            group = j % config.groups
-            if group == 0:
-                self.vector = np.zeros(config.lanes, np.int64)
             if inside:
-                by = self.bench.position if fields.get("half0", 0) % 2 else self.bench.token
-                self.vector[group * config.rows:(group + 1) * config.rows] = self.weights[
-                    address, :, by % config.columns]
-            if inside and (group == config.groups - 1 or fields["j_last"]):
-                self._show(cycle + self.time.read_out, self.vector)
+                self.reads.append((cycle, fields))
             return
         x = numerics.saturate_symmetric(self._take(cycle, "kv", fields["x"]), 8)
         place = np.zeros((config.rows, config.columns), bool)
@@ -258,7 +266,8 @@ class Reference:
             place[self.bench.position % config.rows] = True
             values = x[None]
         if inside:
-            self.writes.append((cycle + 1, address, place, values + np.zeros_like(place, np.int64)))
+            self.writes.append((cycle + self.time.weight_write, address, place,
+                                values + np.zeros_like(place, np.int64)))
 
 
 def check(bench, cycles):

@@ -6,7 +6,8 @@ from amaranth import Module, Signal
 from amaranth.back import rtlil
 from amaranth.sim import Simulator
 
-from hdl.cells import Multiplier, WeightBank, parity_byte
+from hdl.cells import Copies, Multiplier, WeightBank, bank_parts, parity_byte
+from hdl.selector import Selector
 from tests.hdl import ecp5_models
 
 
@@ -71,6 +72,45 @@ def test_multiplier_equals_primitive(widths, monkeypatch):
     simulate(m, testbench)
 
 
+@pytest.mark.parametrize("count", range(1, 9))
+def test_selector_equals_primitives(count, monkeypatch):
+    rng = random.Random(count)
+    m, twin, primitive = both(lambda vendor: Selector(width=5, count=count, vendor=vendor),
+                              monkeypatch)
+
+    async def testbench(ctx):
+        for _ in range(50):
+            values = [rng.getrandbits(5) for _ in range(count)]
+            index = rng.randrange(count)
+            for dut in (twin, primitive):
+                ctx.set(dut.i, values)
+                ctx.set(dut.index, index)
+            await ctx.delay(1e-9)
+            assert (ctx.get(twin.o), ctx.get(primitive.o)) == (values[index], values[index])
+
+    simulator = Simulator(m)
+    simulator.add_testbench(testbench)
+    simulator.run()
+
+
+def test_copies_equal_primitives(monkeypatch):
+    """Every copy has the value of the cycle before."""
+    rng = random.Random(5)
+    m, twin, primitive = both(lambda vendor: Copies(width=3, count=2, vendor=vendor), monkeypatch)
+
+    async def testbench(ctx):
+        before = 0
+        for _ in range(50):
+            assert [ctx.get(dut.o[copy]) for dut in (twin, primitive)
+                    for copy in range(2)] == [before] * 4
+            before = rng.getrandbits(3)
+            for dut in (twin, primitive):
+                ctx.set(dut.i, before)
+            await ctx.tick()
+
+    simulate(m, testbench)
+
+
 @pytest.mark.parametrize("depth", [16, 512, 1024, 2048, 2500, 3072, 5000])
 def test_bank_equals_primitive(depth, monkeypatch):
     rng = random.Random(depth)
@@ -86,21 +126,27 @@ def test_bank_equals_primitive(depth, monkeypatch):
             a = rng.choice(hot) if rng.random() < 0.8 else rng.randrange(depth)
             b = rng.choice(hot) if rng.random() < 0.8 else rng.randrange(depth)
             enable, value = rng.choice([0, 0, 1, 2, 3]), rng.getrandbits(18)
+            part = b // 2048 if bank_parts(depth) == 2 else 0
+            used = rng.random() < 0.9
             for dut in (twin, primitive):
                 ctx.set(dut.a_address, a)
                 ctx.set(dut.b_address, b)
+                ctx.set(dut.b_en, used << part)
                 ctx.set(dut.b_w_en, enable)
                 ctx.set(dut.b_w_data, value)
             # None: undefined by the contract.
+            enable *= used
             reads_a.append(None if enable and a == b else words[a])
-            reads_b.append(None if enable else words[b])
+            reads_b.append(None if enable or not used else (part, words[b]))
             mask = (0x1FF if enable & 1 else 0) | (0x3FE00 if enable & 2 else 0)
             words[b] = words[b] & ~mask | value & mask
             if cycle >= WeightBank.LATENCY:
                 for dut in (twin, primitive):
                     then = cycle - WeightBank.LATENCY
                     assert reads_a[then] in (None, ctx.get(dut.a_r_data))
-                    assert reads_b[then] in (None, ctx.get(dut.b_r_data))
+                    if reads_b[then]:
+                        part, word = reads_b[then]
+                        assert ctx.get(dut.b_r_data[part]) == word
             await ctx.tick()
 
     simulate(m, testbench)
@@ -140,3 +186,10 @@ def test_multiplier_refuses_width(name, width):
 def test_bank_refuses_depth():
     with pytest.raises(ValueError, match="^depth must be at least 2, not 1$"):
         WeightBank(depth=1)
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.UnusedElaboratable")
+@pytest.mark.parametrize("count", [0, 9])
+def test_selector_refuses_count(count):
+    with pytest.raises(ValueError, match=f"^count must be 1 to 8, not {count}$"):
+        Selector(width=4, count=count)

@@ -43,8 +43,8 @@ def test_matmul_by_hand():
     acc, faults, _ = bench.run(at + 4)
     first = np.array([2 - 10 - 3 * (column + 1) for column in range(8)])
     second = np.array([5 * (column + 1) + 127 * 127 + 127 * 127 for column in range(8)])
-    assert not faults and list(acc) == [at + 1]
-    np.testing.assert_array_equal(acc[at + 1], first + second)
+    assert not faults and list(acc) == [at + 2]
+    np.testing.assert_array_equal(acc[at + 2], first + second)
 
 
 @pytest.mark.parametrize("order", [Order.K_INNER, Order.K_OUTER])
@@ -71,7 +71,7 @@ def test_matmul_is_a_matrix_product(order):
     bench.instruction(at, "drain", "DRAIN", n1=3)
     acc, faults, _ = bench.run(at + 6)
     assert not faults
-    np.testing.assert_array_equal(np.concatenate([acc[at + 1 + tile] for tile in range(3)]),
+    np.testing.assert_array_equal(np.concatenate([acc[at + 2 + tile] for tile in range(3)]),
                                   x @ matrix)
 
 
@@ -88,7 +88,7 @@ def test_weights_held():
     bench.instruction(at, "drain", "DRAIN", n1=5, accumulator=TINY.accumulators - 2)
     acc, faults, _ = bench.run(at + 8)
     assert not faults
-    np.testing.assert_array_equal([acc[at + 1 + vector] for vector in range(5)],
+    np.testing.assert_array_equal([acc[at + 2 + vector] for vector in range(5)],
                                   x[:, 4:] @ weights[7])
 
 

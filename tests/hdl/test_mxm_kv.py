@@ -31,14 +31,14 @@ def test_writes_among_matmuls(config, position):
     at = 3
     while at < 250:
         op, address = str(rng.choice(["WRITE_K", "WRITE_V"])), int(rng.integers(0, 24))
-        bench.issue(at, "kv", op, address=address, x=Stream.M3, half0=int(rng.integers(0, 4)))
+        bench.issue(at, "kv", op, address=address, x=Stream.PERM, half0=int(rng.integers(0, 4)))
         if any(fault == Fault.CONFLICT for _, _, fault in Reference(bench).run(cycles)[1]):
             for name, (signal, _, idle) in list(bench._schedule[at].items()):
                 if signal.name.startswith("issue_kv"):
                     del bench._schedule[at][name]
             del bench.issues["kv"][at]
         else:
-            feed(bench, rng, at, Stream.M3)
+            feed(bench, rng, at, Stream.PERM)
         at += int(rng.integers(1, 9))
     assert len(bench.issues["kv"]) > 20
     check(bench, cycles)
@@ -79,7 +79,7 @@ def test_host_reads_and_writes():
             for pair in range(config.pairs)]
     parts = np.array([[value & 255, value >> 8] for row in word for value in row])
     sums = np.where(parts > 127, parts - 256, parts).sum(1).reshape(config.pairs, -1).sum(0)
-    np.testing.assert_array_equal(acc[621], sums)
+    np.testing.assert_array_equal(acc[622], sums)
 
 
 def test_host_sees_wrong_parity():
@@ -90,6 +90,6 @@ def test_host_sees_wrong_parity():
     bench.dut.bank(3, 1).memory.init = init
     for at, (word, column) in enumerate([(30, 3), (30, 2), (29, 3)], 4):
         bench.host(at, weight_address(TINY, word, column, 1))
-    _, faults, host = bench.run(16)
+    _, faults, host = bench.run(20)
     assert [host[at + HOST_READ_LATENCY][1] for at in (4, 5, 6)] == [1, 0, 0]
     assert not faults

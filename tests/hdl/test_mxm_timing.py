@@ -71,7 +71,7 @@ def test_write_before_matmul(config, op, late):
     bench.stream(5, Stream.VXM, [-7] * config.lanes)
     at = 5 + timing(config).kv_write_to_matmul - late
     one_step(bench, at)
-    drain = at + timing(config).matmul_to_drain
+    drain, lands = at + timing(config).matmul_to_drain, 5 + timing(config).weight_write
     bench.issue(drain, "drain", "DRAIN")
     acc, faults, _ = bench.run(drain + 8)
     wanted = np.full(config.columns, 3 * config.rows)
@@ -83,10 +83,10 @@ def test_write_before_matmul(config, op, late):
         assert not faults
         np.testing.assert_array_equal(acc[drain + timing(config).drain], wanted)
     elif late == 1 or config.pairs > 1 and op == "WRITE_K":
-        assert faults == {(6, "kv", Fault.CONFLICT)}
+        assert faults == {(lands, "kv", Fault.CONFLICT)}
     elif config.columns // 2 > config.tile_columns:
         # The next tile reads on the cycle of a WRITE_V.
-        assert faults == ({(6, "kv", Fault.CONFLICT)} if op == "WRITE_V" else set())
+        assert faults == ({(lands, "kv", Fault.CONFLICT)} if op == "WRITE_V" else set())
 
 
 @CONFIGS
@@ -105,7 +105,7 @@ def test_write_after_matmul(config, op, early):
     bench.issue(drain, "drain", "DRAIN")
     acc, faults, _ = bench.run(drain + 8)
     if early:
-        assert faults == {(at + 1, "kv", Fault.CONFLICT)}
+        assert faults == {(at + timing(config).weight_write, "kv", Fault.CONFLICT)}
     else:
         assert not faults
         np.testing.assert_array_equal(acc[drain + timing(config).drain], 3 * config.rows)
@@ -113,8 +113,8 @@ def test_write_after_matmul(config, op, early):
 
 @CONFIGS
 def test_read_out_after_write(config):
-    """READ_OUT one cycle after a write sees it, on the same word no earlier; five cycles on it is
-    on ACC."""
+    """READ_OUT one cycle after a write sees it, on the same word no earlier; eight cycles on it
+    is on ACC."""
     weights = random_weights(np.random.default_rng(8), config)
     bench = MxmBench(config, weights)
     bench.token = bench.position = config.columns + 2
@@ -128,9 +128,9 @@ def test_read_out_after_write(config):
     before = weights[20:20 + groups, :, 2].reshape(-1)
     after = np.concatenate([[127, -127] * config.pairs, before[config.rows:]])
     assert not faults
-    assert sorted(acc) == [4 + groups - 1 + 5, again + groups - 1 + 5]
-    np.testing.assert_array_equal(acc[4 + groups + 4], before)
-    np.testing.assert_array_equal(acc[again + groups + 4], after)
+    assert sorted(acc) == [4 + groups - 1 + 8, again + groups - 1 + 8]
+    np.testing.assert_array_equal(acc[4 + groups + 7], before)
+    np.testing.assert_array_equal(acc[again + groups + 7], after)
 
 
 def test_operand_only_when_taken():
@@ -168,9 +168,9 @@ def test_address_beyond_the_banks(address):
     bench.instruction(20, "kv", "READ_OUT", n1=2, address=address & 31)
     acc, faults, _ = bench.run(40)
     assert faults == {(3, "mxm", Fault.ADDRESS), *((at, "kv", Fault.ADDRESS) for at in (3, 4, 5))}
-    np.testing.assert_array_equal(acc[31], 4)
-    np.testing.assert_array_equal(acc[26], 0)
-    assert sorted(acc) == [26, 31]
+    np.testing.assert_array_equal(acc[32], 4)
+    np.testing.assert_array_equal(acc[29], 0)
+    assert sorted(acc) == [29, 32]
 
 
 def test_encoding():
@@ -220,7 +220,7 @@ def test_parity(column, pair, bit):
             bench.stream(at, Stream.CONST, [1] * 8)
         bench.instruction(40, "kv", "READ_OUT", n1=4, address=8, s1=1)
         _, faults, _ = bench.run(60)
-        # At the multiplier two cycles after the read; two more to collect (see `Mxm`).
-        used = 20 + pair + column % 4 // 2 + 2
+        # At the multiplier three cycles after the issue; two more to collect (see `Mxm`).
+        used = 20 + pair + column % 4 // 2 + 3
         wanted = {(used + 2, "mxm", Fault.PARITY)}
-        assert faults == wanted | ({(46, "kv", Fault.PARITY)} if token == column else set())
+        assert faults == wanted | ({(49, "kv", Fault.PARITY)} if token == column else set())
