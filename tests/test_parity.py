@@ -51,11 +51,18 @@ def flip(engine, space, address, bit):
         column, pair = divmod(rest, TINY.pairs)
         tile, place = divmod(column, TINY.tile_columns)
         name, at = f"mxm.tile_{tile}.bank_{place}_{pair}.memory", bit
-    else:
+    elif space == Space.CONSTANTS:
         word, lane = divmod(address, TINY.lanes)
-        bank, word = divmod(word, TINY.mem_depth) if space == Space.MEM else (None, word)
-        name, at = "const.data" if bank is None else f"mem{bank}.data", 18 * lane + bit
-    engine._memories()[name][word, at // 8] ^= 1 << at % 8
+        name, at = "const.data", 18 * lane + bit
+    else:
+        # The parity of a bank of MEM, bits 8 and 17 of a lane, has an array of its own.
+        (bank, word), lane = divmod(address // TINY.lanes, TINY.mem_depth), address % TINY.lanes
+        byte, place = divmod(bit, 9)
+        part, at = ("checks", 2 * lane + byte) if place == 8 else ("data", 16 * lane + bit - byte)
+        name = f"mem{bank}.{part}"
+    memories = engine._memories()
+    name = next(known for known in memories if known.startswith(name))
+    memories[name][word, at // 8] ^= 1 << at % 8
 
 
 T = timing(TINY)
