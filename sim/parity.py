@@ -68,7 +68,7 @@ def _weights(plan, position, token, values, place, on) -> None:
     word, column, pair = place
     config = plan.config
     tile = column % config.half_columns // config.tile_columns
-    read = getattr(plan.timing, "weight_read", 0)
+    read = plan.timing.weight_read
     for segment in plan.unit("mxm"):
         on(segment, segment.address, word, read + pair + tile + MATMUL_PARITY)
     for segment in plan.unit("kv"):

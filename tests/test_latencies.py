@@ -276,6 +276,35 @@ def _(bench):
             bench, kind, position, AT, AT + offset) == [4] * 8))
 
 
+def conflicts(bench) -> dict:
+    """Fault cycles by the issue of the MATMUL, of a write to the first row issued on AT."""
+    found = {}
+    for issue in range(AT - 12, AT + 12):
+        result = bench.run(
+            more=WEIGHTS + ONES, w0="WRITE at=20 x=CONST halves=3", r0="READ at=30 n1=140",
+            const=f"READ at={20 - bench.const_read}\nREAD at={30 - bench.const_read} n1=120",
+            mxm=f"MATMUL at={issue} start=1 x0=M0 x1=M0", kv=f"WRITE_V at={AT} x=CONST")
+        if result.fault:
+            assert result.fault.cause == Fault.CONFLICT
+            found[issue] = result.fault.cycle
+    return found
+
+
+@measures("weight_write")
+def _(bench):
+    """A conflict is on the cycle on which the write lands, whenever the step was issued."""
+    landing = set(conflicts(bench).values())
+    assert len(landing) == 1
+    return landing.pop() - AT
+
+
+@measures("weight_read")
+def _(bench):
+    """Of the steps that meet the write the last one meets it in the first tile."""
+    last = max(conflicts(bench))
+    return AT + bench.weight_write - last
+
+
 @measures("kv_write_to_read_out")
 def _(bench):
     for offset in range(1, 10):

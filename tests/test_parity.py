@@ -68,7 +68,7 @@ def flip(engine, space, address, bit):
 T = timing(TINY)
 MEM = "r1", 40 + T.mem_read
 #: When the multipliers of the first row pair and tile get their weights, and two cycles more.
-ARRAY = 80 + getattr(T, "weight_read", 0) + 2 + 2
+ARRAY = 80 + T.weight_read + 2 + 2
 #: Space, address, bit of the 18, and the read that meets it, its queue and its cycle; None where
 #: nothing reads it.
 CASES = {
