@@ -160,7 +160,7 @@ def test_one_weight_bit(generate, changed, program, seed):
 
 
 #: Module of the RTL, and what becomes of its first line with that operator.
-LINES = {"mxm.tile_1": ("+", "-"), "vxm.lane_5": ("-", "+"), "queue_vxm.repeat": ("-", "+")}
+LINES = {"mxm.tile_1": ("+", "-"), "vxm.lane_5": ("-", "+")}
 
 
 @pytest.fixture(scope="module")
