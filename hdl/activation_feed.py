@@ -7,7 +7,6 @@ from arch import isa
 from arch.config import Config
 from hdl.cells import copies
 from hdl.choose import choose, operand
-from hdl.selector import selected
 from hdl.signatures import StreamsSignature
 
 
@@ -29,7 +28,7 @@ def shift_coarse(m, value, shift, within, bits: int, name: str, vendor: bool) ->
     """
     sign = value[15]
     padded = Cat(0, value, sign.replicate(16))
-    coarse = selected(m, [padded[4 * step:][:bits + 4] for step in range(4)], shift, name, vendor)
+    coarse = choose([padded[4 * step:][:bits + 4] for step in range(4)], shift, m, vendor)
     return coarse, (within & (value[bits - 1:15] ^ sign.replicate(len(within)))).any()
 
 
@@ -39,7 +38,7 @@ def shift_fine(m, coarse, outside, sign, shift, bits: int, name: str, vendor: bo
     Saturation is decided beside the rounding adder, not behind it: the largest value and a half
     would overflow, the one value below the lower limit without a half is too low.
     """
-    fine = selected(m, [coarse[step:][:bits + 1] for step in range(4)], shift, name, vendor)
+    fine = choose([coarse[step:][:bits + 1] for step in range(4)], shift, m, vendor)
     at_end = ((fine[:bits].all() | ~fine[:bits].any()) & (fine[0] != fine[bits]))
     limit, total = (1 << bits - 1) - 1, Signal(bits, name=f"{name}_total")
     m.d.comb += total.eq(fine[1:] + fine[0])

@@ -4,12 +4,14 @@ Yosys makes and-or logic of a ``Switch`` with many cases, which takes half as ma
 a tree of its own multiplexers never uses PFUMX: 3, 7 and 15 LUTs for 4, 8 and 16 inputs. With
 ``vendor`` the cells are instantiated: 2, 4 and 8.
 """
-from amaranth import Cat, Const, Mux, Signal, Value, signed
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
 
 from arch.config import Config
 from arch.isa import UNITS, sources_of
 from arch.queues import STREAM_BITS, Stream
-from hdl.cells import multiplex_four, multiplex_pair
+from hdl.cells import Outline, multiplex_four, multiplex_pair
 from hdl.signatures import stream_width
 
 
@@ -21,14 +23,19 @@ def choose(values, index, m=None, vendor: bool = False) -> Value:
 
     Parameters
     ----------
-    m : Module
-        Gets the cells; only for ``vendor``.
+    m : Module or None
+        Gets a `Chooser` where there are three values or more. Without one, the tree stands where it
+        is used.
     vendor : bool
-        Instantiate the multiplexers of the FPGA from three values on.
+        Instantiate the multiplexers of the FPGA; needs ``m``.
     """
     values = [value if value is None else Value.cast(value) for value in values]
-    if vendor:
-        return _choose_cells(m, values, index)
+    if m is not None and sum(value is not None for value in values) >= 3:
+        return _chooser(m, values, index, vendor)
+    return _tree(values, index)
+
+
+def _tree(values, index) -> Value:
     for bit in index:
         if len(values) == 1:
             break
@@ -49,7 +56,7 @@ def _choose_cells(m, values, index):
         if sum(value is not None for value in four) >= 3:
             nodes.append((_cells(m, multiplex_four, four, index[:2]), True))
         else:
-            nodes.append((choose(four, index[:2]), False))
+            nodes.append((_tree(four, index[:2]), False))
     for level, bit in enumerate(index[2:]):
         if len(nodes) == 1:
             break
@@ -67,7 +74,7 @@ def _choose_cells(m, values, index):
 def _cells(m, build, values, index):
     """A multiplexer cell for every bit, in the shape that the values have in common."""
     known = [value for value in values if value is not None]
-    shape = choose(values, index).shape()
+    shape = _tree(values, index).shape()
     result = Signal(shape, name="chosen")
     for number, bit in enumerate(result):
         bits = [value[min(number, len(value) - 1)]
@@ -75,6 +82,48 @@ def _cells(m, build, values, index):
         places = (at for at, value in enumerate(values) if value is not None)
         build(m, dict(zip(places, bits)), index, bit)
     return result
+
+
+class Chooser(wiring.Component):
+    """The multiplexer as a cell, so that what surrounds it is the same however it is built.
+
+    Parameters
+    ----------
+    shape : Shape
+        Of the values and of the result.
+    places : tuple of int
+        Index of every value on ``i``; other indices give anything.
+    vendor : bool
+        Instantiate the multiplexers of the FPGA.
+    """
+
+    def __init__(self, *, shape, places: tuple, vendor: bool):
+        self._places, self._vendor = places, vendor
+        super().__init__({"i": In(data.ArrayLayout(shape, len(places))),
+                          "index": In(places[-1].bit_length()), "o": Out(shape)})
+
+    def elaborate(self, platform):
+        if isinstance(platform, Outline):
+            return platform.cell(self, places=repr(self._places))
+        m = Module()
+        values = [None] * (self._places[-1] + 1)
+        for number, place in enumerate(self._places):
+            values[place] = self.i[number]
+        if self._vendor:
+            m.d.comb += self.o.eq(_choose_cells(m, values, self.index))
+        else:
+            m.d.comb += self.o.eq(_tree(values, self.index))
+        return m
+
+
+def _chooser(m, values, index, vendor: bool) -> Value:
+    """The result of a `Chooser` that is a submodule of ``m``."""
+    places = tuple(at for at, value in enumerate(values) if value is not None)
+    shape = _tree(values, index).shape()
+    m.submodules += (cell := Chooser(shape=shape, places=places, vendor=vendor))
+    m.d.comb += [cell.i[number].eq(values[place]) for number, place in enumerate(places)]
+    m.d.comb += cell.index.eq(index)
+    return cell.o
 
 
 def operand(m, streams, source, unit: str, name: str, config: Config, width: int = 16,

@@ -8,7 +8,6 @@ from arch.faults import Fault
 from arch.isa import UNITS, sources_of
 from hdl.cells import BYTE_BITS, bank_parts, copies
 from hdl.choose import choose
-from hdl.selector import selected
 from hdl.mxm_tile import WeightPortSignature
 from hdl.signatures import FaultSignature, IssueSignature, StreamsSignature, fault_bit
 
@@ -123,7 +122,7 @@ class KvPort(wiring.Component):
             values = [side.data[lane][:16] for side in sides]
             values.append(Cat(byte, byte[7].replicate(8)))
             taken = Signal(16, name=f"taken_{lane}", reset_less=True)
-            m.d.sync += taken.eq(selected(m, values, place, f"take_{lane}", self._vendor))
+            m.d.sync += taken.eq(choose(values, place, m, self._vendor))
             self._taken.append(taken)
         writes = (issue.op == _WRITE_K) | (issue.op == _WRITE_V)
         reads = issue.op == _READ_OUT
@@ -191,9 +190,9 @@ class KvPort(wiring.Component):
         turns = copies(m, turn, 2, "turn", self._vendor)
         for low in range(0, len(turn), 2):
             index = [copy[low:low + 2] for copy in turns]
-            stored = [selected(m, [stored[line ^ number << low]
-                                   for number in range(1 << len(index[0]))], index[line % 2],
-                               f"turn_{low}_{line}", self._vendor)
+            stored = [choose([stored[line ^ number << low]
+                              for number in range(1 << len(index[0]))], index[line % 2], m,
+                             self._vendor)
                       for line in range(config.lanes)]
         lines = Signal(data.ArrayLayout(BYTE_BITS, config.lanes), reset_less=True)
         # Cycle t + 3: at the banks.
@@ -262,8 +261,7 @@ class KvPort(wiring.Component):
         words = [port.read.as_value() for port in self._ports]
         chosen = Signal(data.ArrayLayout(BYTE_BITS, rows), reset_less=True)
         tile, word = late[6].column[tile_bits:], chosen.as_value()
-        m.d.sync += word.eq(selected(m, words, tile, "tile_mux", self._vendor)
-                            if len(words) <= 8 else choose(words, tile))
+        m.d.sync += word.eq(choose(words, tile, m, self._vendor))
         # Cycle t + 7: the host takes its pair, the vector is put together.
         now = late[7]
         wrong, error, error_queue = Signal(), Signal(), Signal()

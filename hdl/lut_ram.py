@@ -3,6 +3,7 @@ from amaranth import Module, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.cells import Outline
 from hdl.choose import choose
 
 #: Words of one RAM cell of the FPGA.
@@ -48,6 +49,8 @@ class LutRam(wiring.Component):
             "w_data": In(width), "w_en": In(width // self._granularity)})
 
     def elaborate(self, platform):
+        if isinstance(platform, Outline):
+            return platform.cell(self, depth=self._depth, granularity=self._granularity)
         m = Module()
         if not self._vendor:
             m.submodules.data = self.memory

@@ -6,7 +6,6 @@ from amaranth.lib.wiring import In, Out
 from arch.config import Config
 from hdl.cells import BYTE_BITS, WORD_BITS, Multiplier, WeightBank, bank_parts, copies
 from hdl.choose import choose
-from hdl.selector import selected
 
 
 def sum_bits(config: Config, count: int) -> int:
@@ -176,5 +175,5 @@ class MxmTile(wiring.Component):
         if len(words) > 8:
             m.d.sync += read.eq(choose(words, self.port.read_place))
         else:
-            m.d.sync += read.eq(selected(m, words, self.port.read_place, "read_mux", self._vendor))
+            m.d.sync += read.eq(choose(words, self.port.read_place, m, self._vendor))
         m.d.comb += self.port.read.as_value().eq(read)

