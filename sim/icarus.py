@@ -21,6 +21,8 @@ from sim.engine import EngineError, write_log_type
 from sim.host_engine import HostEngine
 
 _STARTER = re.compile(r"^  reg (\\\$auto\$verilog_backend\S+ ) = 0;", re.MULTILINE)
+#: A combinational process of a single assignment.
+_ONE_LINE = re.compile(r"^  always @\*\n    ([^;\n]+ = [^;\n]+;)\n", re.MULTILINE)
 _BENCH = """\
 `timescale 1ns/1ps
 module bench;
@@ -121,9 +123,11 @@ def settled(verilog: str) -> str:
     """The same design with every combinational process run at time 0.
 
     Yosys has each of them read a register that it initialises, but Icarus initialises before the
-    processes wait for a change. Here the register changes from X to 0 after they do.
+    processes wait for a change. Here the register changes from X to 0 after they do. A process that
+    only sets some bits of a signal reads no such register: it is run once by itself.
     """
-    return _STARTER.sub(r"  reg \1;\n  initial \1 <= 0;", verilog)
+    verilog = _STARTER.sub(r"  reg \1;\n  initial \1 <= 0;", verilog)
+    return _ONE_LINE.sub(r"  initial #0 \1\n\g<0>", verilog)
 
 
 def _escaped(path: tuple) -> str:
