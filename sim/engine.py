@@ -172,6 +172,7 @@ ENGINES = {
     "verilator": ("sim.verilator", "VerilatorEngine"),
     "icarus": ("sim.icarus", "IcarusEngine"),
     "pysim": ("sim.pysim", "PysimEngine"),
+    "board": ("sim.board", "BoardEngine"),
 }
 
 

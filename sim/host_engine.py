@@ -58,7 +58,10 @@ class HostEngine(Engine):
 
     @abc.abstractmethod
     def _counted(self) -> tuple:
-        """Step lengths from barrier to barrier, cycles simulated, write log and logits or None."""
+        """Step lengths from barrier to barrier, cycles simulated, write log and logits or None.
+
+        Step lengths are None where nothing but the machine itself can count.
+        """
 
     # Requests.
 
@@ -166,8 +169,9 @@ class HostEngine(Engine):
         if events[-1].flags & EventFlag.FAULT:
             cause, queue, low, high, position = self._registers(Register.FAULT_CAUSE, 5).tolist()
             fault = fault_info(cause, queue, high << 16 | low, position)
+        reported = [event.cycles for event in events]
         return RunResult([event.token for event in events if event.flags & EventFlag.SAMPLED],
-                         cycles, [event.cycles for event in events], fault, writes, simulated,
+                         reported if cycles is None else cycles, reported, fault, writes, simulated,
                          seconds, logits if self._shows_logits else None)
 
     def _collect(self, progress) -> list:

@@ -52,19 +52,38 @@ def generate(config: Config, notify) -> Rtl:
     notify : callable
         Told in words when the text is made and not found in the cache.
     """
-    top = f"metronome_{config.name}"
-    home = toolchain.cache_folder() / "verilog"
-    path = home / f"{top}-{_source_digest(config)}.v"
-    if not path.exists():
-        notify(f"writing the Verilog of profile {config.name}")
+    def make():
         from hdl.verilog import to_verilog  # needs Amaranth; the cache does not
+        return to_verilog(config)
+    top = f"metronome_{config.name}"
+    text = _cached(top, _source_digest(config), make,
+                   lambda: notify(f"writing the Verilog of profile {config.name}"))
+    return Rtl(top, text, memories_of(text, top))
+
+
+def generate_board(config: Config, clock_hz: float, baud: float, notify) -> Rtl:
+    """Verilog of a board (`hdl.board`) with the machine that ``config`` describes."""
+    def make():
+        from hdl.verilog import board_verilog
+        return board_verilog(config, clock_hz, baud)
+    top = f"metronome_board_{config.name}"
+    text = _cached(f"{top}-{clock_hz:.0f}-{baud:.0f}", _source_digest(config), make,
+                   lambda: notify(f"writing the Verilog of the board of profile {config.name}"))
+    return Rtl(top, text, {})
+
+
+def _cached(name: str, digest: str, make, notify) -> str:
+    """A text from the cache, made if it is not there."""
+    home = toolchain.cache_folder() / "verilog"
+    path = home / f"{name}-{digest}.v"
+    if not path.exists():
+        notify()
         home.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=home)
         with os.fdopen(handle, "w") as file:
-            file.write(to_verilog(config))
+            file.write(make())
         os.replace(temporary, path)
-    text = path.read_text()
-    return Rtl(top, text, memories_of(text, top))
+    return path.read_text()
 
 
 def _source_digest(config: Config) -> str:

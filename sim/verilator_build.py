@@ -72,6 +72,8 @@ class Source:
     verilog : str
     ports : str
         C++ macros that name the ports (ports.h of the shim).
+    shim : path
+        The C++ beside the model: its clock and its interface.
     memories : dict of str to tuple of str
         Name of a memory for the engine, to the instance names below the top and its own name.
     """
@@ -80,6 +82,7 @@ class Source:
     verilog: str
     ports: str
     memories: dict
+    shim: pathlib.Path = SHIM
 
 
 def mangle(name: str) -> str:
@@ -105,7 +108,8 @@ def build(source: Source, options: Options, notify: Callable[[str], None]) -> pa
              _native(compiler))
     levels = (COMPILE_SLOW, COMPILE_WAVES)
     parts = [source.verilog, source.top, source.ports, json.dumps(source.memories, sort_keys=True),
-             SHIM.read_text(), repr((options, flags, levels)), verilator.version, compiler.version,
+             source.shim.read_text(), repr((options, flags, levels)), verilator.version,
+             compiler.version,
              " ".join(compiler.command), toolchain.cpu()]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     home = toolchain.cache_folder() / "verilator"
@@ -153,7 +157,7 @@ def _build_in(work, source, options, flags, verilator, compiler) -> None:
     header = (obj / "Vtop___024root.h").read_text()
     (obj / "ports.h").write_text(source.ports + _edge_macros(obj, header))
     (obj / "memories.h").write_text(_memory_table(header, source))
-    shutil.copy(SHIM, obj / "shim.cpp")
+    shutil.copy(source.shim, obj / "shim.cpp")
     include = pathlib.Path(verilator.environment["VERILATOR_ROOT"]) / "include"
     support = [include / name for name in SUPPORT]
     defines = (f"-DVM_TRACE={int(bool(options.waves))}",)

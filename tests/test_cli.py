@@ -148,7 +148,7 @@ def test_check_sees_a_wrong_cycle_count(run, monkeypatch):
     (["frobnicate"], "invalid choice: 'frobnicate'"),
     (["generate", "--profile", "huge"], "unknown profile 'huge'"),
     (["generate", "--engine", "abacus"], "invalid choice: 'abacus'"),
-    (["generate", "--engine", "board"], "engine board is not offered by this version"),
+    (["generate", "--engine", "board"], "engine board needs the serial port of a board: --port DEV"),
     (["generate", "--engine", "machine", "--port", "x"], "--port belongs to engine board"),
     (["generate", "--engine", "machine", "--trace", "x.fst"], "--trace needs engine verilator"),
     (["generate", "--engine", "machine", "--tokens", "0"], "must be 1 or more"),

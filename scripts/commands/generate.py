@@ -9,11 +9,11 @@ from scripts.commands.common import CheckFailed, program_of, read_prompt, say
 
 
 def run(options) -> dict:
-    if options.engine == "board":
-        raise MetronomeError("engine board is not offered by this version; "
-                             "use reference, machine, verilator, icarus or pysim")
-    if options.port:
-        raise MetronomeError("--port belongs to engine board, which this version does not offer")
+    if bool(options.port) != (options.engine == "board"):
+        raise MetronomeError("engine board needs the serial port of a board: --port DEV"
+                             if options.engine == "board" else "--port belongs to engine board")
+    if options.check and options.engine == "board":
+        raise MetronomeError("a board cannot show what --check compares; use metronome selftest")
     if options.trace and options.engine != "verilator":
         raise MetronomeError(f"--trace needs engine verilator, not {options.engine}")
     metronome.check_engine(options.engine)
@@ -24,6 +24,7 @@ def run(options) -> dict:
     prompt = program.encode(text)
     tokens = metronome.steps_that_fit(program, prompt, options.tokens)
     with metronome.Session(program, engine=options.engine, trace=options.trace,
+                           port=options.port,
                            notify=say) as session:
         bar = tqdm(total=len(prompt) - 1 + tokens, unit="step", file=sys.stderr, leave=False,
                    disable=not sys.stderr.isatty() or not options.json and sys.stdout.isatty())

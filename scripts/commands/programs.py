@@ -51,7 +51,8 @@ def _program(path: str) -> Image:
 
 def _run(options) -> dict:
     if options.engine == "board":
-        raise MetronomeError("engine board is not offered by this version")
+        raise MetronomeError("programs run on machine, verilator, icarus or pysim; a board runs "
+                             "images by metronome generate --engine board")
     if options.trace and options.engine != "verilator":
         raise MetronomeError(f"--trace needs engine verilator, not {options.engine}")
     image = _program(options.image)

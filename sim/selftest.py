@@ -1,0 +1,157 @@
+"""Self-test of a machine behind its host port: identity, memories, a model, cycles, faults.
+
+The same checks for a board and for a virtual one: an engine with an open port is all they need.
+Expected tokens come from the numpy reference, expected cycles from the image.
+"""
+import dataclasses
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from arch.faults import Fault
+from arch.hostmap import IDENTITY_MAGIC, PROTOCOL_VERSION, Register, Space
+from arch.image import Image
+from arch.isa import Instruction, encode
+from arch.timing import FIRST_ISSUE
+from compiler.errors import MetronomeError
+from sim import hostlink
+from sim.host_engine import HostEngine
+
+#: Memories that the host reads and writes word by word, with the bits that a word keeps.
+MARCHED = {Space.MEM: 0xFFFF, Space.CONSTANTS: 0xFFFF, Space.TOKENS: 0xFFFF,
+           Space.WEIGHTS: 0xFFFF}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One check: its name, what went wrong (None: nothing), seconds taken."""
+    name: str
+    failure: str | None
+    seconds: float
+
+
+class Failed(Exception):
+    """A check found something wrong; the message says what."""
+
+
+def need(condition: bool, message: str) -> None:
+    if not condition:
+        raise Failed(message)
+
+
+def identity(engine: HostEngine) -> None:
+    """Magic, protocol version and the digest of the profile."""
+    magic, protocol = engine.read_space(Space.REGISTERS, Register.MAGIC, 2)
+    need(magic == IDENTITY_MAGIC, f"the identity register holds {magic:#06x}, "
+         f"not {IDENTITY_MAGIC:#06x}")
+    need(protocol == PROTOCOL_VERSION, f"the board speaks protocol {protocol}, this driver "
+         f"{PROTOCOL_VERSION}")
+    digest = engine.read_space(Space.REGISTERS, Register.DIGEST0, 4).astype("<u2").tobytes()
+    need(digest == engine.config.digest(), f"the board is not profile {engine.config.name!r} as it "
+         "is now: build and flash its bitstream again")
+
+
+def march(engine: HostEngine, space: Space) -> None:
+    """Every word of a memory takes and keeps a value that depends on its address, and its inverse.
+
+    All words are written before any is read, so that two addresses of one word are found.
+    """
+    count, mask = hostlink.space_words(engine.config, space), MARCHED[space]
+    address = np.arange(count, dtype=np.uint64)
+    value = (address * 0x9E37 ^ address >> 7 ^ 0x5A5A).astype(np.uint16) & mask
+    for pattern in (value, ~value & mask):
+        engine.write_space(space, 0, pattern)
+        found = engine.read_space(space, 0, count) & mask
+        wrong = np.flatnonzero(found != pattern)
+        if len(wrong):
+            first = int(wrong[0])
+            raise Failed(f"{len(wrong)} of {count} words of {space.name} differ, first at "
+                         f"{first}: wrote {int(pattern[first]):#06x}, read "
+                         f"{int(found[first]):#06x}")
+
+
+def time_base(engine: HostEngine) -> None:
+    """The free-running counter moves on."""
+    first, second = (engine.read_space(Space.REGISTERS, Register.TIME0, 4).tolist()
+                     for _ in range(2))
+    need(second[::-1] > first[::-1], f"the time base went from {first} to {second}")
+
+
+def load(engine: HostEngine, image: Image) -> None:
+    """Load an image and read every word of it back."""
+    engine.load(image, backdoor=False)
+    for space, address, words in hostlink.image_blocks(image):
+        found = engine.read_space(space, address, len(words))
+        wrong = np.flatnonzero(found != words)
+        if len(wrong):
+            raise Failed(f"{len(wrong)} words of {space.name} came back different, first at "
+                         f"{address + int(wrong[0])}")
+
+
+def generate(engine: HostEngine, image: Image, prompt: list, expected: list, predicted: list,
+             **settings) -> None:
+    """Tokens of the reference, in the cycles of the image, twice."""
+    for time_ in ("first", "second"):
+        result = engine.run(prompt, len(predicted), **settings)
+        need(result.fault is None, f"{time_} run: {result.fault}")
+        need(result.tokens == expected, f"{time_} run: tokens {result.tokens}, the reference gives "
+             f"{expected}")
+        need(result.reported == predicted, f"{time_} run: cycles {result.reported}, predicted "
+             f"{predicted}")
+
+
+def fault(engine: HostEngine) -> None:
+    """A program that reads beyond a memory stops with the right cause, queue and cycle."""
+    config = engine.config
+    image = Image(config, {}, {}, np.array([[0, 0, 0, 0, 60, 60, 0, 0]])[:, :6],
+                  np.zeros((0, config.lanes), int), np.zeros((0, config.lanes), np.int16),
+                  np.zeros((0, config.rows, config.columns), np.int8))
+    end = encode("const", Instruction("END", {"wait": FIRST_ISSUE}), config)
+    for queue in config.queues:
+        image.program[queue] = [end if queue == "const" else
+                                encode(queue, Instruction("END", {"wait": FIRST_ISSUE}), config)]
+    beyond = Instruction("READ", {"wait": FIRST_ISSUE + 3, "s1": -1, "n1": 2})
+    image.program["const"] = [encode("const", beyond, config),
+                              encode("const", Instruction("END", {}), config)]
+    engine.load(image, backdoor=False)
+    found = engine.run([0], 1, vocabulary=2).fault
+    need(found is not None, "no fault was told of an address below 0")
+    need((found.cause, found.queue, found.cycle) == (Fault.ADDRESS, "const", FIRST_ISSUE + 4),
+         f"an address below 0 on cycle {FIRST_ISSUE + 4} of const was told as {found}")
+
+
+def run(engine: HostEngine, image: Image, prompt: list, expected: list, predicted: list,
+        progress: Callable[[Outcome], None] = lambda outcome: None, **settings) -> list:
+    """All checks; each goes on where the one before has failed, but for a dead port.
+
+    Parameters
+    ----------
+    prompt : list of int
+        Tokens to begin with.
+    expected : list of int
+        Tokens that the reference samples. ``predicted``: cycles of every step.
+    settings : further arguments of `sim.engine.Engine.run`.
+
+    Returns
+    -------
+    list of Outcome
+    """
+    checks = {"identity": lambda: identity(engine), "time base": lambda: time_base(engine)}
+    checks |= {f"march {space.name}": lambda space=space: march(engine, space)
+               for space in MARCHED}
+    checks |= {"fault": lambda: fault(engine), "load": lambda: load(engine, image),
+               "generate": lambda: generate(engine, image, prompt, expected, predicted,
+                                            **settings)}
+    outcomes = []
+    for name, check in checks.items():
+        began, failure = time.perf_counter(), None
+        try:
+            check()
+        except (Failed, MetronomeError) as error:
+            failure = str(error)
+        outcomes.append(Outcome(name, failure, time.perf_counter() - began))
+        progress(outcomes[-1])
+        if name == "identity" and failure:
+            break
+    return outcomes
