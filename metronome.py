@@ -26,7 +26,7 @@ from arch.numerics import LOGIT_FRACTION, inverse_temperature
 from arch.selection import STAGES, Selection
 from compiler import export as formats
 from compiler.asm import assemble
-from compiler.checkpoint import Checkpoint
+from compiler.checkpoint import Checkpoint, random_checkpoint
 from compiler.disasm import disassemble
 from compiler.errors import MetronomeError
 from compiler.files import in_one_piece
@@ -50,7 +50,7 @@ __all__ = ["Model", "Program", "Session", "Generation", "Evaluation", "Metronome
            "Image", "ImageRun", "assemble", "disassemble", "load_image", "run_image",
            "is_image", "check_engine", "steps_that_fit", "reference_logits",
            # The machine itself.
-           "Config", "profile", "inventory", "verilog"]
+           "Config", "profile", "inventory", "verilog", "selftest"]
 
 MODELS = pathlib.Path(__file__).with_name("models")
 BUILT_IN, BUILT_IN_TOKENIZER = "shakespeare.bin", "shakespeare_tokenizer.bin"
@@ -717,3 +717,41 @@ def write_file(path: str, data: bytes) -> None:
         If it cannot be written.
     """
     in_one_piece(path, lambda file: file.write(data))
+
+
+def selftest(port: str | None = None, *, config: Config | str = DEFAULT_PROFILE,
+             program: Program | None = None, on_check: Callable = lambda outcome: None,
+             notify: Callable[[str], None] = lambda text: None) -> list:
+    """Check a board: identity, memories, a model, every cycle.
+
+    Parameters
+    ----------
+    port : str or None
+        Serial port; None for a virtual board.
+    config : Config or str
+        The machine on the board.
+    program : Program or None
+        What runs on it; by default the built-in model, or a small random one where it does not fit.
+    on_check : callable
+        Called with the outcome of each check: ``name``, ``failure`` (None: none), ``seconds``.
+    notify : callable
+        Told in words about long work.
+
+    Returns
+    -------
+    list of outcomes
+
+    Raises
+    ------
+    MetronomeError
+        If the port cannot be opened, or there can be no virtual board here.
+    """
+    from sim import selftest as checks
+    config = profile(config) if isinstance(config, str) else config
+    if program is not None:
+        compiled = _compiled(program, "a self-test")
+    elif config.context >= 256:
+        compiled = compile(load_model(), config).compiled
+    else:
+        compiled = compile_model(random_checkpoint(checks.SMALL, 1), config)
+    return checks.run_compiled(compiled, port, on_check, notify)

@@ -7,7 +7,7 @@ from arch import isa
 from arch.config import Config
 from arch.isa import END_ALWAYS, END_IF_PROMPT, WAIT_BITS, Instruction
 from arch.queues import QUEUES
-from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN
+from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN, step_minimum
 from compiler.errors import CapacityError
 from compiler.schedule import LOOP
 from compiler.tasks import Affine, Program, Section, Use
@@ -139,6 +139,9 @@ def emit(program: Program, order: tuple, rows: list, config: Config) -> tuple:
     """
     registers, words, params, room = [], {}, {}, {}
     lengths = np.array([[row.generate, row.prompt] for row in rows], np.int64)
+    if len(rows) > 2:
+        # While the steps of a row run, the delay parameters of the next one are loaded.
+        lengths = np.maximum(lengths, step_minimum(config))
     table_rows = range(len(rows))
     for queue in config.queues:
         emitter = _QueueEmitter(len(rows))

@@ -233,7 +233,7 @@ class Writer:
         if column not in self.columns:
             self.columns.append(column)
         if len(self.columns) > self.generator.config.param_columns:
-            raise AssertionError(f"too many delay parameters in queue {self.queue}")
+            raise NoRoom
         return {"wait": self.columns.index(column), "wait_param": 1}
 
     def word(self, op: str, fields: dict) -> None:

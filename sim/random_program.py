@@ -337,8 +337,14 @@ def random_program(config: Config, seed: int, blocks: int = 4, tries: int = 14) 
     blocks, tries : int
         Size; see `Generator`.
     """
-    generator = Generator(config, seed, blocks, tries)
-    image, draw = generator.program(), generator.random
+    for attempt in range(100):
+        # A program with more delay parameters than a queue holds is drawn again.
+        generator = Generator(config, seed + (attempt << 32), blocks, tries)
+        try:
+            image, draw = generator.program(), generator.random
+            break
+        except NoRoom:
+            continue
     # The run begins at a row boundary or anywhere, and passes into the next row.
     first = draw.choice([0, 0, config.columns - 2, draw.randrange(config.context - 4)])
     given = first + draw.randrange(1, 4)

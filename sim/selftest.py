@@ -3,6 +3,7 @@
 The same checks for a board and for a virtual one: an engine with an open port is all they need.
 Expected tokens come from the numpy reference, expected cycles from the image.
 """
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -10,17 +11,27 @@ from collections.abc import Callable
 import numpy as np
 
 from arch.faults import Fault
-from arch.hostmap import IDENTITY_MAGIC, PROTOCOL_VERSION, Register, Space
+from arch.hostmap import IDENTITY_MAGIC, NO_TOKEN, PROTOCOL_VERSION, Register, Space
 from arch.image import Image
 from arch.isa import Instruction, encode
 from arch.timing import FIRST_ISSUE
+from compiler.checkpoint import ModelConfig
 from compiler.errors import MetronomeError
 from sim import hostlink
+from sim.engine import create
 from sim.host_engine import HostEngine
+from sim.reference_engine import run_reference
+from sim.virtual_board import VirtualBoard
 
 #: Memories that the host reads and writes word by word, with the bits that a word keeps.
 MARCHED = {Space.MEM: 0xFFFF, Space.CONSTANTS: 0xFFFF, Space.TOKENS: 0xFFFF,
            Space.WEIGHTS: 0xFFFF}
+
+#: Steps that the model of a self-test runs.
+STEPS = 8
+#: A model for machines that the built-in one does not fit; seeded, so always the same.
+SMALL = ModelConfig(dim=32, hidden_dim=44, n_layers=2, n_heads=8, n_kv_heads=4, vocab_size=43,
+                    seq_len=32, tied=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,3 +166,32 @@ def run(engine: HostEngine, image: Image, prompt: list, expected: list, predicte
         if name == "identity" and failure:
             break
     return outcomes
+
+
+def run_compiled(compiled, port: str | None, on_check, notify) -> list:
+    """All checks with a compiled model on the board at ``port``, or on a virtual one (None)."""
+    steps = min(STEPS, compiled.model.context)
+    settings = {"seed": 0, "inverse_temperature": 0, "stop": NO_TOKEN,
+                "vocabulary": compiled.model.config.vocab_size}
+    expected = run_reference(compiled, [1], steps, **settings)
+    with contextlib.ExitStack() as stack:
+        if port is None:
+            port = stack.enter_context(virtual_board(compiled.config, notify)).port
+            notify(f"the virtual board is on {port}")
+        board = stack.enter_context(create("board", compiled.config, port=port))
+        return run(board, compiled.image, [1], expected.tokens,
+                   [compiled.predicted(at) for at in range(steps)], on_check, **settings)
+
+
+def virtual_board(config, notify) -> VirtualBoard:
+    """A virtual board that can run here.
+
+    Raises
+    ------
+    MetronomeError
+        If a tool is missing.
+    """
+    reason = VirtualBoard.unavailable()
+    if reason:
+        raise MetronomeError(f"there can be no virtual board here: {reason}")
+    return VirtualBoard(config, notify)

@@ -142,7 +142,7 @@ async def random(dut, seed):
     at = await bench.start(random_table(rng), int(rng.integers(CONFIG.context)),
                            int(rng.integers(CONFIG.vocab_max)))
     for _ in range(300):
-        source = STREAMS[rng.integers(len(STREAMS))]
+        source = wired("perm", "x")[rng.integers(len(wired("perm", "x")))]
         bits = stream_width(source)
         bench.send(at, source, rng.integers(-(1 << bits - 1), 1 << bits - 1, LANES),
                    int(rng.integers(CONFIG.patterns)), Index(int(rng.integers(3))),

@@ -43,4 +43,5 @@ def many_heads():
     config = ModelConfig(dim=48, hidden_dim=20, n_layers=1, n_heads=12, n_kv_heads=4, vocab_size=30,
                          seq_len=32, tied=True)
     return compile_model(random_checkpoint(config, 3), profile("tiny").replace(
-        accumulators=32, weight_depth=4096, const_depth=512, program_depth=(("*", 512),)))
+        accumulators=32, weight_depth=4096, const_depth=512, program_depth=(("*", 512),),
+        param_columns=32))

@@ -259,7 +259,8 @@ def test_info_lists_engines_and_profiles(run):
     assert status == 0
     assert set(result["profiles"]) == {"tiny", "small", "ecp5_85k", "sim_large"}
     assert result["engines"]["machine"] == {"available": True, "reason": None}
-    assert set(result["engines"]) == {"reference", "machine", "verilator", "icarus", "pysim"}
+    assert set(result["engines"]) == {"reference", "machine", "verilator", "icarus", "pysim",
+                                      "board"}
     status, out, _ = run("info")
     assert status == 0 and "ecp5_85k" in out
 

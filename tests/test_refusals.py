@@ -207,8 +207,7 @@ def test_a_full_disk(place, refused, image, monkeypatch, command):
                                       compiled=types.SimpleNamespace(report=dict))
         monkeypatch.setattr(metronome, "compile", lambda *_, **__: program)
     if command[0] == "verilog":
-        from scripts.commands import verilog
-        made = type("Rtl", (), {"verilog": "module x; endmodule\n", "top": "x"})
-        monkeypatch.setattr(verilog.rtl, "generate", lambda *_: made, raising=False)
+        made = types.SimpleNamespace(verilog="module x; endmodule\n", top="x")
+        monkeypatch.setattr(metronome, "verilog", lambda *_: made)
     monkeypatch.setattr("os.replace", full)
     assert refused(*command) == "out: cannot be written: No space left on device"
