@@ -748,10 +748,11 @@ def selftest(port: str | None = None, *, config: Config | str = DEFAULT_PROFILE,
     """
     from sim import selftest as checks
     config = profile(config) if isinstance(config, str) else config
+    if program is None and config.context >= 256:
+        program = compile(load_model(), config)
     if program is not None:
-        compiled = _compiled(program, "a self-test")
-    elif config.context >= 256:
-        compiled = compile(load_model(), config).compiled
+        image, compiled = program.image, program.compiled
     else:
         compiled = compile_model(random_checkpoint(checks.SMALL, 1), config)
-    return checks.run_compiled(compiled, port, on_check, notify)
+        image = compiled.image
+    return checks.run_model(image, compiled, port, on_check, notify)

@@ -120,20 +120,22 @@ def _(bench):
     return taken_by_write(bench, "PERM", const=steady_const(), perm=f"PERM at={AT} x=CONST")
 
 
-@measures("reduce")
-def _(bench):
+def of_reductions(bench, *ops):
+    """The delay that some operations of the reduction share."""
     delays = {taken_by_write(bench, "RED", vxm="MAC at=4 n1=120", red=f"{op} at={AT} x=VXM")
-              for op in ("SUM", "MAX")}
+              for op in ops}
     assert len(delays) == 1
     return delays.pop()
+
+
+@measures("reduce")
+def _(bench):
+    return of_reductions(bench, "SUM", "MAX")
 
 
 @measures("reduce_function")
 def _(bench):
-    delays = {taken_by_write(bench, "RED", vxm="MAC at=4 n1=120", red=f"{op} at={AT} x=VXM")
-              for op in ("RECIP", "RSQRT")}
-    assert len(delays) == 1
-    return delays.pop()
+    return of_reductions(bench, "RECIP", "RSQRT")
 
 
 @measures("drain")

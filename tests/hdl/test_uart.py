@@ -42,13 +42,14 @@ def receive(levels, baud, ready=lambda cycle: True):
     return bytes(taken), errors
 
 
-@pytest.mark.parametrize("baud", RATES)
-@pytest.mark.parametrize("off", [-0.02, 0, 0.02])
+@pytest.mark.parametrize("baud, off", [
+    (baud, off) for baud in RATES for off in (-0.02, 0, 0.02) if off == 0 or CLOCK / baud >= 4])
 def test_receiver(baud, off):
-    """All bytes, back to back, from a sender whose clock is up to 2 % off."""
+    """All bytes, back to back, from a sender whose clock is up to 2 % off.
+
+    Three samples a bit leave no room for one that is off.
+    """
     data = bytes(range(0, 256, 3)) + b"\x00\xff\x00\x55\xaa"
-    if CLOCK / baud < 4 and off:
-        pytest.skip("three samples a bit leave no room for a sender that is off")
     assert receive(waveform(data, CLOCK / baud * (1 + off), 0), baud) == (data, [])
 
 
