@@ -120,9 +120,11 @@ def _chooser(m, values, index, vendor: bool) -> Value:
     """The result of a `Chooser` that is a submodule of ``m``."""
     places = tuple(at for at, value in enumerate(values) if value is not None)
     shape = _tree(values, index).shape()
-    m.submodules += (cell := Chooser(shape=shape, places=places, vendor=vendor))
-    m.d.comb += [cell.i[number].eq(values[place]) for number, place in enumerate(places)]
-    m.d.comb += cell.index.eq(index)
+    # In a module of its own, so that no ``If`` around the call gates what goes in.
+    m.submodules += (inner := Module())
+    inner.submodules.cell = cell = Chooser(shape=shape, places=places, vendor=vendor)
+    inner.d.comb += [cell.i[number].eq(values[place]) for number, place in enumerate(places)]
+    inner.d.comb += cell.index.eq(index)
     return cell.o
 
 

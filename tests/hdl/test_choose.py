@@ -55,6 +55,27 @@ def test_holes(holes, vendor, monkeypatch):
     assert all(value is None or value == got for value, got in zip(values, seen))
 
 
+@pytest.mark.parametrize("vendor", [False, True], ids=["tree", "cells"])
+def test_nothing_gates_the_inputs(vendor, monkeypatch):
+    """Within an ``If`` that does not hold, the multiplexer still gives what is chosen.
+
+    Gated inputs would take a LUT for each of them.
+    """
+    ecp5_models.install(monkeypatch)
+    m, gate, inside, always = Module(), Signal(), Signal(8), Signal(8)
+    with m.If(gate):
+        chosen = choose([Const(number + 100, 8) for number in range(8)], Const(5, 3), m, vendor)
+        m.d.comb += inside.eq(chosen)
+    m.d.comb += always.eq(chosen)
+
+    async def testbench(ctx):
+        await ctx.delay(1e-6)
+        assert (ctx.get(inside), ctx.get(always)) == (0, 105)
+    simulator = Simulator(m)
+    simulator.add_testbench(testbench)
+    simulator.run()
+
+
 def test_cells_are_used(monkeypatch):
     """Sixteen inputs take eight LUTs, four PFUMX and three L6MUX21 a bit."""
     kinds = []
