@@ -154,12 +154,8 @@ def emit(program: Program, order: tuple, rows: list, config: Config) -> tuple:
         _section(emitter, program.epilogue, order[2], queue, registers,
                  [row.epilogue for row in rows])
         for number, section in enumerate(program.tail):
-            times = [row.tail[number] for row in rows]
-            if section.rounds == 1:
-                _section(emitter, section.tasks, order[3 + number], queue, registers,
-                         [starts for starts, _ in times])
-            else:
-                _looped(emitter, section, order[3 + number], queue, registers, times)
+            _looped(emitter, section, order[3 + number], queue, registers,
+                    [row.tail[number] for row in rows])
         emitter.end(END_ALWAYS)
         lengths[:, 0] = np.maximum(lengths[:, 0], np.add(emitter.last, END_MARGIN))
         room |= {(task, queue): least for task, least in emitter.room.items()}
@@ -191,18 +187,44 @@ def _looped(emitter, section, order, queue, registers, times):
     uses = list(_uses_in_order(section.tasks, order, queue))
     if not uses:
         return
-    # The NOPs of the way into the loop stay outside: the body begins at its first use.
-    index, use = uses[0]
-    firsts = [starts[index] + use.offset(r + 1) for r, (starts, _) in enumerate(times)]
-    emitter.settle([first - last for first, last in zip(firsts, emitter.last)],
-                   section.tasks[index].name)
+    starts = [row_starts for row_starts, _ in times]
+    if section.rounds == 1:
+        _section(emitter, section.tasks, order, queue, registers, starts)
+        return
+    (index, first_use), (last_index, last_use) = uses[0], uses[-1]
+    rows = range(1, len(times) + 1)
+    firsts = [row[index] + first_use.offset(r) for row, r in zip(starts, rows)]
+    lasts = [row[last_index] + last_use.offset(r) + last_use.span(r)
+             for row, r in zip(starts, rows)]
+    back = [first + period - last for first, (_, period), last in zip(firsts, times, lasts)]
+    # The NOPs of the way into the loop stay outside, but for what the way back needs: NOPs at the
+    # end of the body would delay what follows the last round.
+    way_in = [first - last for first, last in zip(firsts, emitter.last)]
+    shared = _shared_way(way_in, back, 1 if emitter.entries else FIRST_ISSUE)
+    alone = [way - part for way, part in zip(way_in, shared)]
+    emitter.settle(alone, section.tasks[index].name)
     begin = len(emitter.entries)
-    _section(emitter, section.tasks, order, queue, registers, [starts for starts, _ in times])
-    back = [first + period - last
-            for first, (_, period), last in zip(firsts, times, emitter.last)]
-    emitter.loop(section.rounds, begin, section.strides.get(queue), back)
+    if any(shared):
+        emitter.entries.append(_Entry(Instruction("NOP", {}), alone))
+        emitter.last = [last + wait for last, wait in zip(emitter.last, alone)]
+    _section(emitter, section.tasks, order, queue, registers, starts)
+    emitter.loop(section.rounds, begin, section.strides.get(queue),
+                 [way - part for way, part in zip(back, shared)])
     emitter.last = [last + period * (section.rounds - 1)
                     for last, (_, period) in zip(emitter.last, times)]
+
+
+def _shared_way(way_in: list, back: list, least: int) -> list:
+    """Cycles in every row that the way into a loop and the way back pass in the same NOPs.
+
+    They stand behind a NOP at the beginning of the body whose wait, at least ``least`` on the way
+    in, is that of the LOOP on the way back. All 0 where a LOOP can wait for the whole way back.
+    """
+    wanted = max(back) - WAIT_MAX
+    if wanted <= 0:
+        return [0] * len(back)
+    shared = [min(wanted, into - least, way - LOOP_WAIT_MIN) for into, way in zip(way_in, back)]
+    return shared if min(shared) >= 1 else [0] * len(back)
 
 
 def _encode(queue, entries, config, rows):

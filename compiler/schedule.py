@@ -324,9 +324,9 @@ def finish_row(program: Program, order: tuple, row: Schedule, n: int, config: Co
             queues.commit(tasks[index], n, starts[index])
     prompt = max(_completion(program.prologue, row.prologue, n, times),
                  _completion(program.body, last, n, times))
-    # A queue that looped has an END to pass before the epilogue, as late as any issue behind a LOOP.
+    # There is an END to pass before the epilogue, as late as any issue behind a LOOP.
     for queue in queues.last:
-        queues.last[queue] += LOOP_WAIT_MIN
+        queues.last[queue] += LOOP_WAIT_MIN if program.layers > 1 else 1
     epilogue = _solve(program.epilogue, order[2], n, config, memory, queues, FIRST_ISSUE + 1)
     tail = _tail(program, order, n, config, memory, queues)
     generate = max(_completion(program.epilogue, epilogue, n, times), prompt)

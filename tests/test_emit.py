@@ -233,10 +233,39 @@ def test_long_waits_in_every_section():
     for row, prompt in itertools.product((0, 1), (False, True)):
         assert emitted(made, row, prompt) == scheduled(made, row, prompt)
     kinds = [isa.decode("const", word, TINY).op for word in words["const"]]
-    # The way into the loop stays outside of it; the body's waits and the way back are inside. One
-    # NOP behind END: it passes on cycle 2000 + 3 * 6000 - 1023 + 1, 2022 before the last READ.
-    assert kinds == ["READ", "NOP", "READ", "NOP", "NOP", "READ", "NOP", "NOP", "NOP", "LOOP",
-                     "END", "NOP", "READ", "END"]
+    # The way into the loop has 1992 cycles, the way back 3496: 1991 pass at the beginning of the
+    # body in both, behind a NOP that has the wait of the LOOP; 1505 are left for its end. Behind the
+    # last round END passes on cycle 2000 + 2 * 6000 + 2504 + 482 + 4, 4010 before the last READ.
+    assert kinds == ["READ", "NOP", "NOP", "READ", "NOP", "NOP", "READ", "NOP", "LOOP",
+                     "END", "NOP", "NOP", "NOP", "READ", "END"]
+
+
+def test_the_way_back_delays_nothing_behind_the_loop():
+    """A loop whose way back is longer than a wait, and a use right behind its last round."""
+    read = make_use("const", "READ", 0)
+    built = Program((), (Task("layer", (read,), ()),), (Task("behind", (read,), ()),), 3, {})
+    rows = [Schedule([], [3000 + more], [3000 + more + 2 * 2500 + 9], 2500, 9000, 8500)
+            for more in (0, 35)]
+    words, params, table = emit(built, ([], [0], [0]), rows, TINY)
+    lanes = np.zeros((0, TINY.lanes), np.int16)
+    image = Image(TINY, words, params, table, lanes, lanes,
+                  np.zeros((0, TINY.rows, TINY.columns), np.int8))
+    made = types.SimpleNamespace(lowered=types.SimpleNamespace(program=built), schedules=rows,
+                                 image=image)
+    for row, prompt in itertools.product((0, 1), (False, True)):
+        assert emitted(made, row, prompt) == scheduled(made, row, prompt)
+    assert len(emitted(made, 1, False)) == 4
+    kinds = [isa.decode("const", word, TINY).op for word in words["const"]]
+    # All but a wait of 1023 of the 2500 cycles is spent before the READ, in the last round too.
+    assert kinds[-7:] == ["NOP", "NOP", "READ", "LOOP", "END", "READ", "END"]
+
+
+def test_one_round_needs_no_loop():
+    read = make_use("const", "READ", 0)
+    built = Program((), (Task("layer", (read,), ()),), (), 1, {})
+    words, _, _ = emit(built, ([], [0], []), [Schedule([], [5], [], 2500, 9000, 8500)], TINY)
+    kinds = [isa.decode("const", word, TINY).op for word in words["const"]]
+    assert kinds == ["READ", "END", "END"]
 
 
 def test_equal_waits_share_a_parameter():

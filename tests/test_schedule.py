@@ -124,10 +124,13 @@ def test_sections_follow_each_other():
 
 def test_epilogue_leaves_room_for_loop_and_end():
     """A queue passes the END of prompt steps before its epilogue, one that looped refills too."""
+    assert LOOP_WAIT_MIN == 4
     body = [task("step", [("vxm", "MAC", 0)])]
     epilogue = [task("same", [("vxm", "MAC", 0)]), task("other", [("red", "SUM", 0)])]
-    solved = solve_row(program(body, epilogue=epilogue), ([0], [0], [0, 1]), 1, TINY)
-    assert solved.epilogue == [FIRST_ISSUE + LOOP_WAIT_MIN + 1, FIRST_ISSUE + 1]
+    for layers, same in ((1, FIRST_ISSUE + 2), (2, FIRST_ISSUE + 4 + 4 + 1)):
+        built = program(body, epilogue=epilogue, layers=layers)
+        solved = solve_row(built, ([0], [0], [0, 1]), 1, TINY)
+        assert solved.epilogue == [same, FIRST_ISSUE + 1]
 
 
 def test_a_generate_step_lasts_until_the_token():
