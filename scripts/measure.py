@@ -24,6 +24,7 @@ from arch.selection import STAGES
 from compiler.checkpoint import ModelConfig, random_checkpoint
 from compiler.pipeline import compile_model, compile_quantised
 from compiler.quantise import quantise
+from scripts import cpu_baseline
 from scripts.pages import ROOT, filled, table
 from sim.float_model import FloatModel
 from sim.reference import Reference
@@ -147,7 +148,9 @@ def _speed_rows(tokens: int) -> list:
     def float_steps():
         for position in range(tokens):
             float_model.step(prompt[0], position)
-    rows = [["float32 model in numpy, one token at a time",
+    _, fast = cpu_baseline.run(metronome.MODELS / metronome.BUILT_IN, tokens)
+    rows = [["float32 model in C++ on one core, `scripts/cpu_baseline.cpp`", f"{fast:,.0f}", ""],
+            ["float32 model in numpy, one token at a time",
              f"{tokens / _timed(float_steps):,.0f}", ""]]
     for engine in ("reference", "machine", "verilator"):
         try:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import metronome
+from compiler import notebook
 from compiler.checkpoint import random_checkpoint
-from sim import notebook
 from sim.float_model import FloatModel
 from tests.conftest import TINY
 

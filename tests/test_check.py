@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+import compiler.program
 import metronome
 from arch import image as image_format
 from arch import isa
@@ -54,7 +55,7 @@ def program(files):
 def generate(files, capsys, monkeypatch):
     """Run ``generate --check``; returns its status, its JSON and its last line on stderr."""
     # The search for a better order takes most of the time, and nothing here depends on it.
-    monkeypatch.setattr(metronome, "compile_model",
+    monkeypatch.setattr(compiler.program, "compile_model",
                         lambda *args, **named: compile_model(*args, **named | {"tries": 0}))
 
     def command(engine="verilator", tokens=3, prompt="to"):

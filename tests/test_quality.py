@@ -14,6 +14,7 @@ from compiler.equivalent import simplified
 from compiler.pipeline import compile_quantised
 from compiler.quantise import Method, quantise
 from scripts.cli import main
+from scripts.outliers import louder
 from sim.float_model import FloatModel
 from sim.quality import compare, table
 from sim.reference import Reference
@@ -25,22 +26,11 @@ CONFIG = profile("tiny").replace(activation_bits=10)
 TEXT = np.random.default_rng(3).integers(0, 43, (4, 24))
 
 
-def outliers(checkpoint, factor=30):
-    """One channel of every key pair, value and four of every hidden state made loud, and taken
-    back behind: the model computes the same."""
-    arrays = {name: array.copy() for name, array in checkpoint.arrays.items()}
-    size, group = checkpoint.config.head_size, 2
-    for layer in range(checkpoint.config.n_layers):
-        for kv in range(2):
-            at = kv * size
-            arrays["wk"][layer, at + 2:at + 4] *= factor
-            arrays["wv"][layer, at + 1] *= factor
-            for head in range(kv * group, kv * group + group):
-                arrays["wq"][layer, head * size + 2:head * size + 4] /= factor
-                arrays["wo"][layer, :, head * size + 1] /= factor
-        arrays["w3"][layer, :4] *= factor
-        arrays["w2"][layer, :, :4] /= factor
-    return dataclasses.replace(checkpoint, **arrays)
+def outliers(checkpoint):
+    """Loud keys, values and hidden channels."""
+    for what in ("key", "value", "hidden"):
+        checkpoint = louder(checkpoint, what, 30)
+    return checkpoint
 
 
 def distance(checkpoint, method=None):
