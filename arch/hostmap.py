@@ -4,11 +4,24 @@ Every space is an array of 16-bit words. Frames carry a CRC-32 (the Ethernet one
 before it, lowest byte first, all numbers little-endian.
 
 Request: ``SYNC_REQUEST, command, tag, space, address (4 bytes), count (2 bytes), CRC of these 10
-bytes (4 bytes)``, then, for WRITE, ``count`` words and a CRC of them (4 bytes).
+bytes (4 bytes)``, then, for WRITE, ``count`` words and a CRC of them (4 bytes). Behind the sync
+byte, SYNC_REQUEST and ESCAPE themselves are sent as ESCAPE and the byte XOR ESCAPED (`escaped`);
+CRCs are those of the bytes before that. So a sync byte always begins a request, and whatever was
+begun before it is dropped: no time limit is needed for a request that stays incomplete, and
+damage of one never costs the next. Neither byte occurs in UTF-8, nor does a disturbed line
+make them of silence.
+
 Reply: ``SYNC_REPLY, status, tag, space, address (4), count (2), CRC (4)``, then, for a READ that
-succeeded, ``count`` words and a CRC of them. Anything else is skipped up to the next sync byte; a
-header with a wrong CRC is not answered. Between replies the device sends one event per step:
-``SYNC_EVENT, flags, position (2), token (2), cycles (4), CRC (4)``.
+succeeded, ``count`` words and a CRC of them; for a CHECK only the CRC that the READ would have had.
+A request with a wrong header CRC is not answered. Between replies the device sends one event per
+step: ``SYNC_EVENT, flags, position (2), token (2), cycles (4), CRC (4)``. What the device sends
+is not escaped: the host can keep it and look for the next frame behind one that is damaged.
+
+A WRITE is done once: its tag must be that of the last WRITE done plus 1 (modulo 256), which OPEN
+sets. One with the tag of the last WRITE is a repetition, answered OK and not done again; any other
+is answered ORDER. A WRITE of one word is done when its CRC was right. One of more words is done as
+they come, and answered CRC, or not at all, if it was damaged: its words are then undefined, and it
+must be sent again, with the same tag. COMMAND can only be written as one word.
 
 The upper four bits of the space byte are the number of a device, for frames that pass through one
 chip on the way to another. A chip without links is device 0, and answers RANGE for any other.
@@ -17,24 +30,30 @@ import enum
 
 from arch.config import Config
 
-PROTOCOL_VERSION = 1
-SYNC_REQUEST, SYNC_REPLY, SYNC_EVENT = 0x4D, 0x6D, 0x65
+PROTOCOL_VERSION = 2
+SYNC_REQUEST, SYNC_REPLY, SYNC_EVENT = 0xF5, 0x6D, 0x65
+ESCAPE, ESCAPED = 0xF6, 0x20
 HEADER_BYTES, EVENT_BYTES = 10, 10
 IDENTITY_MAGIC = 0x4D45
 
 
 class Command(enum.IntEnum):
+    """Members: WRITE; READ; CHECK: the CRC of what a READ would give; OPEN: take the tag of this
+    frame for that of the last WRITE (space, address and count are 0)."""
     WRITE = 1
     READ = 2
+    CHECK = 3
+    OPEN = 4
 
 
 class Status(enum.IntEnum):
     """Members: OK; BUSY: SRAM access while a step runs; RANGE: no such command, space or address;
-    CRC: the payload was damaged (what arrived has been written: send it again)."""
+    CRC: the payload was damaged, send it again; ORDER: the tag of a WRITE is not the next one."""
     OK = 0
     BUSY = 1
     RANGE = 2
     CRC = 3
+    ORDER = 4
 
 
 class EventFlag(enum.IntFlag):
@@ -109,6 +128,12 @@ ROW_WORDS = 8
 #: Fields of a row: four count registers, then the cycles of a generate and of a prompt step.
 ROW_COUNTS, ROW_GENERATE, ROW_PROMPT = (0, 1, 2, 3), 4, 5
 PATTERN_ZERO = 0x8000
+
+
+def escaped(frame: bytes) -> bytes:
+    """A request as it goes over the line: no sync byte but the first."""
+    body = frame[1:].replace(bytes([ESCAPE]), bytes([ESCAPE, ESCAPE ^ ESCAPED]))
+    return frame[:1] + body.replace(bytes([SYNC_REQUEST]), bytes([ESCAPE, SYNC_REQUEST ^ ESCAPED]))
 
 
 def power_of_two(value: int) -> int:

@@ -5,7 +5,7 @@ from amaranth.lib.crc.catalog import CRC32_ETHERNET
 from amaranth.lib.wiring import In, Out
 
 from arch.config import Config
-from arch.hostmap import (EVENT_BYTES, HEADER_BYTES, PROGRAM_CHUNKS, ROW_WORDS, SYNC_EVENT,
+from arch.hostmap import (ESCAPE, ESCAPED, EVENT_BYTES, HEADER_BYTES, ROW_WORDS, SYNC_EVENT,
                           SYNC_REPLY, SYNC_REQUEST, Command, Register, Space, Status,
                           param_address, power_of_two, program_address)
 from arch.queues import QUEUES
@@ -16,6 +16,8 @@ CRC_BYTES = 4
 FRAME_BITS = 8 * HEADER_BYTES
 #: Cycles after which an access that nobody answers counts as done; a read gives 0.
 ANSWER_LIMIT = 31
+#: Bits that tell the registers apart.
+REGISTER_BITS = 6
 #: Byte offsets in a frame: sync, command or status, tag, space, address, count.
 _COMMAND, _TAG, _SPACE, _ADDRESS, _COUNT = 1, 2, 3, 4, 8
 
@@ -36,10 +38,15 @@ def space_words(config: Config) -> dict:
     }
 
 
+def begins_with(rx):
+    """Whether the byte that a stream offers is the sync byte of a request."""
+    return rx.payload == SYNC_REQUEST
+
+
 class HostPort(wiring.Component):
     """Serves one request after the other, and sends events between the replies.
 
-    A WRITE takes three cycles per word if the bus answers within two cycles.
+    A WRITE takes three cycles per word if the bus answers within two cycles; a CHECK six.
 
     Parameters
     ----------
@@ -72,8 +79,10 @@ class HostPort(wiring.Component):
 
         # One access at a time, held until it is answered or given up.
         self._pending, waited = Signal(name="pending"), Signal(range(ANSWER_LIMIT + 1))
-        self._answered = Signal(name="answered")
-        m.d.comb += [self._answered.eq(bus.ack | (waited == ANSWER_LIMIT)),
+        self._answered, given_up = Signal(name="answered"), Signal()
+        m.d.sync += given_up.eq(
+            self._pending & ~self._answered & (waited == ANSWER_LIMIT - 1))
+        m.d.comb += [self._answered.eq(bus.ack | given_up),
                      bus.space.eq(self._request[8 * _SPACE:]), bus.address.eq(self._address)]
         m.d.sync += [waited.eq(Mux(self._pending & ~self._answered, waited + 1, 0)),
                      bus.w_en.eq(0), bus.r_en.eq(0)]
@@ -87,89 +96,144 @@ class HostPort(wiring.Component):
         """Take a header, check it, take the words of a WRITE, and have the reply sent."""
         rx, bus, request, status = self.rx, self.bus, self._request, self._status
         m.submodules.rx_crc = crc = CRC32_ETHERNET(data_width=8).create()
+        begins, data, byte = self._unescape(m)
         count = Signal(range(HEADER_BYTES + CRC_BYTES + 1))
-        taken, low = Signal(), Signal(8, reset_less=True)
-        m.d.comb += [crc.data.eq(rx.payload), crc.valid.eq(taken), taken.eq(rx.valid & rx.ready)]
-        known, end, limit = self._range(m)
+        low = Signal(8, reset_less=True)
+        m.d.comb += [crc.data.eq(byte), crc.valid.eq(begins | data), crc.start.eq(begins)]
+        # An access under way must be answered before another one, or another request, begins.
+        # The tag of the last WRITE done; whether this one is to be done; whether it is one word.
+        last, acts, one = Signal(8), Signal(), Signal()
+        measured = self._measure(m, last)
+
+        def unless_begun():
+            """Whatever is being received: a sync byte begins the next request."""
+            with m.If(begins):
+                m.d.sync += count.eq(1)
+                m.next = "HEADER"
         with m.FSM(name="receive"):
             with m.State("SYNC"):
-                m.d.comb += [rx.ready.eq(1), crc.start.eq(1)]
-                with m.If(taken & (rx.payload == SYNC_REQUEST)):
-                    m.d.sync += count.eq(1)
-                    m.next = "HEADER"
+                m.d.comb += rx.ready.eq(1)
+                unless_begun()
             with m.State("HEADER"):
                 m.d.comb += rx.ready.eq(1)
-                with m.If(taken):
+                with m.If(data):
                     m.d.sync += count.eq(count + 1)
                     with m.If(count < HEADER_BYTES):
                         # Bytes enter at the top; after the last one byte k is in its place.
-                        m.d.sync += request.eq(Cat(request[8:], rx.payload))
+                        m.d.sync += request.eq(Cat(request[8:], byte))
                     with m.If(count == HEADER_BYTES + CRC_BYTES - 1):
                         m.next = "CHECK"
+                unless_begun()
             with m.State("CHECK"):
                 m.d.comb += crc.start.eq(1)
                 m.next = "SYNC"
                 with m.If(crc.match_detected):
                     m.d.sync += [self._address.eq(request[8 * _ADDRESS:]),
                                  self._left.eq(request[8 * _COUNT:])]
-                    m.next = "RANGE"
-            with m.State("RANGE"):
-                m.d.sync += [count.eq(0), status.eq(Status.OK)]
-                with m.If(~known | (end > limit)):
-                    m.d.sync += status.eq(Status.RANGE)
-                with m.Elif(self.busy & (bus.space != Space.REGISTERS)):
-                    m.d.sync += status.eq(Status.BUSY)
+                    m.next = "MEASURE"
+            with m.State("MEASURE"):
+                m.next = "COMPARE"
+            with m.State("COMPARE"):
+                m.next = "JUDGE"
+            with m.State("JUDGE"):
+                m.d.sync += [count.eq(0), one.eq(self._left == 1)]
+                self._judge(m, *measured, last, acts)
                 m.next = "REPLY"
                 with m.If(request[8 * _COMMAND:][:8] == Command.WRITE):
                     m.next = "LOW"
                     with m.If(self._left == 0):
                         m.next = "TRAILER"
             with m.State("LOW"):
-                m.d.comb += rx.ready.eq(1)
-                with m.If(taken):
-                    m.d.sync += low.eq(rx.payload)
+                m.d.comb += rx.ready.eq(~self._pending | ~begins_with(rx))
+                with m.If(data):
+                    m.d.sync += low.eq(byte)
                     m.next = "HIGH"
+                unless_begun()
             with m.State("HIGH"):
-                # The word before may still be under way: it must be answered first.
                 m.d.comb += rx.ready.eq(~self._pending | self._answered)
-                with m.If(taken):
-                    m.d.sync += [bus.w_data.eq(Cat(low, rx.payload)),
-                                 self._left.eq(self._left - 1)]
-                    with m.If(status == Status.OK):
+                with m.If(data):
+                    m.d.sync += [bus.w_data.eq(Cat(low, byte)), self._left.eq(self._left - 1)]
+                    with m.If(acts & ~one):
                         m.d.sync += [bus.w_en.eq(1), self._pending.eq(1)]
                     m.next = "LOW"
                     with m.If(self._left == 1):
                         m.next = "TRAILER"
+                unless_begun()
             with m.State("TRAILER"):
-                m.d.comb += rx.ready.eq(1)
-                with m.If(taken):
+                m.d.comb += rx.ready.eq(~self._pending | ~begins_with(rx))
+                with m.If(data):
                     m.d.sync += count.eq(count + 1)
                     with m.If(count == CRC_BYTES - 1):
                         m.next = "VERIFY"
+                unless_begun()
             with m.State("VERIFY"):
                 with m.If(~self._pending):
-                    with m.If(~crc.match_detected & (status == Status.OK)):
-                        m.d.sync += status.eq(Status.CRC)
                     m.next = "REPLY"
+                    with m.If((status == Status.OK) & ~crc.match_detected):
+                        m.d.sync += status.eq(Status.CRC)
+                    with m.Elif(acts):
+                        # Done, and not again; one word is written now, and waited for.
+                        m.d.sync += [last.eq(request[8 * _TAG:]), acts.eq(0)]
+                        with m.If(one):
+                            m.d.sync += [bus.w_en.eq(1), self._pending.eq(1)]
+                            m.next = "VERIFY"
             with m.State("REPLY"):
                 m.d.comb += self._reply.eq(1)
                 with m.If(self._replied):
                     m.next = "SYNC"
 
-    def _range(self, m):
-        """Whether the request names a command and space, its end, and the end of the space."""
+    def _unescape(self, m):
+        """Whether the byte that is taken begins a request, whether it is one of it, and which."""
+        rx = self.rx
+        taken, sync, escape = rx.valid & rx.ready, begins_with(rx), rx.payload == ESCAPE
+        escaped, begins, data = Signal(), Signal(name="begins"), Signal(name="data")
+        with m.If(taken):
+            m.d.sync += escaped.eq(escape)
+        m.d.comb += [begins.eq(taken & sync), data.eq(taken & ~sync & ~escape)]
+        return begins, data, rx.payload ^ Mux(escaped & ~sync, ESCAPED, 0)
+
+    def _measure(self, m, last):
+        """Two cycles after the address: whether the request is none; whether its tag is the next
+        one, and the last one."""
         request = self._request
-        command, space = request[8 * _COMMAND:][:8], request[8 * _SPACE:][:8]
-        known, limit = Signal(), Signal(ADDRESS_BITS + 1)
-        end = Signal(ADDRESS_BITS + 1)
+        command, tag, space = (request[8 * place:][:8] for place in (_COMMAND, _TAG, _SPACE))
+        limit, end, room = (Signal(ADDRESS_BITS + 2, name=name, reset_less=True)
+                            for name in ("limit", "end", "room"))
+        m.d.sync += [limit.eq(0), end.eq(self._address + self._left)]
+        # A subtraction, not a comparison: it goes into carry cells.
+        m.d.comb += room.eq(limit - end)
         with m.Switch(space):
             for number, words in space_words(self._config).items():
                 with m.Case(int(number)):
-                    m.d.comb += limit.eq(words)
-        m.d.comb += [end.eq(self._address + self._left),
-                     known.eq(((command == Command.WRITE) | (command == Command.READ))
-                              & ~request[8 * _ADDRESS + ADDRESS_BITS:8 * _COUNT].any())]
-        return known, end, limit
+                    m.d.sync += limit.eq(words)
+        # COMMAND acts when its CRC was right: it must be a word of its own.
+        streamed = (command == Command.WRITE) & (space == Space.REGISTERS) & (self._left != 1) & (
+            self._address[:REGISTER_BITS] == Register.COMMAND)
+        behind = Signal(8)
+        wrong, follows, repeats = Signal(), Signal(), Signal()
+        m.d.comb += behind.eq(tag - last)
+        m.d.sync += [
+            wrong.eq((command < Command.WRITE) | (command > Command.OPEN) | streamed
+                     | request[8 * _ADDRESS + ADDRESS_BITS:8 * _COUNT].any()
+                     | room[-1]),
+            follows.eq(behind == 1), repeats.eq(behind == 0)]
+        return wrong, follows, repeats
+
+    def _judge(self, m, wrong, follows, repeats, last, acts):
+        """The status of a request with a right header, and whether a WRITE is to be done."""
+        request, status = self._request, self._status
+        command, tag, space = (request[8 * place:][:8] for place in (_COMMAND, _TAG, _SPACE))
+        m.d.sync += [status.eq(Status.OK), acts.eq(0)]
+        with m.If(wrong):
+            m.d.sync += status.eq(Status.RANGE)
+        with m.Elif(self.busy & (space != Space.REGISTERS)):
+            m.d.sync += status.eq(Status.BUSY)
+        with m.Elif(command == Command.OPEN):
+            m.d.sync += last.eq(tag)
+        with m.Elif(command == Command.WRITE):
+            m.d.sync += acts.eq(follows)
+            with m.If(~follows & ~repeats):
+                m.d.sync += status.eq(Status.ORDER)
 
     def _send(self, m):
         """Send a reply, the words of a READ behind it, or an event."""
@@ -177,11 +241,13 @@ class HostPort(wiring.Component):
         m.submodules.tx_crc = crc = CRC32_ETHERNET(data_width=8).create()
         frame, left, is_event = Signal(FRAME_BITS), Signal(range(HEADER_BYTES + 1)), Signal()
         reads, in_words = Signal(), Signal()
-        sent = Signal()
-        m.d.comb += [tx.payload.eq(frame[:8]), crc.data.eq(tx.payload), sent.eq(tx.valid & tx.ready)]
+        # Of the words of a CHECK, only the CRC is sent.
+        command, sent, quiet = request[8 * _COMMAND:][:8], Signal(), Signal()
+        m.d.comb += [tx.payload.eq(frame[:8]), crc.data.eq(tx.payload),
+                     sent.eq(tx.valid & tx.ready)]
         assert EVENT_BYTES == HEADER_BYTES
         event = self.event.payload
-        reply_frame = Cat(Const(SYNC_REPLY, 8), self._status, Const(0, 6),
+        reply_frame = Cat(Const(SYNC_REPLY, 8), self._status, Const(0, 5),
                           request[8 * _TAG:])
         event_frame = Cat(Const(SYNC_EVENT, 8), event.flags, Const(0, 5),
                           Cat(event.position, Const(0, 16))[:16],
@@ -190,8 +256,9 @@ class HostPort(wiring.Component):
         with m.FSM(name="send"):
             with m.State("IDLE"):
                 m.d.comb += crc.start.eq(1)
-                m.d.sync += [left.eq(HEADER_BYTES), in_words.eq(0), reads.eq(
-                    (request[8 * _COMMAND:][:8] == Command.READ) & (self._status == Status.OK))]
+                m.d.sync += [left.eq(HEADER_BYTES), in_words.eq(0), quiet.eq(0), reads.eq(
+                    ((command == Command.READ) | (command == Command.CHECK))
+                    & (self._status == Status.OK))]
                 with m.If(self.event.valid):
                     m.d.comb += self.event.ready.eq(1)
                     m.d.sync += [frame.eq(event_frame), is_event.eq(1)]
@@ -200,8 +267,8 @@ class HostPort(wiring.Component):
                     m.d.sync += [frame.eq(reply_frame), is_event.eq(0)]
                     m.next = "BYTES"
             with m.State("BYTES"):
-                m.d.comb += [tx.valid.eq(1), crc.valid.eq(sent)]
-                with m.If(sent):
+                m.d.comb += [tx.valid.eq(~quiet), crc.valid.eq(sent | quiet)]
+                with m.If(sent | quiet):
                     m.d.sync += [frame.eq(frame[8:]), left.eq(left - 1)]
                     with m.If(left == 1):
                         m.next = "CRC"
@@ -229,7 +296,7 @@ class HostPort(wiring.Component):
                             m.d.comb += self._replied.eq(1)
             with m.State("WORDS"):
                 m.d.comb += crc.start.eq(1)
-                m.d.sync += in_words.eq(1)
+                m.d.sync += [in_words.eq(1), quiet.eq(command == Command.CHECK)]
                 m.next = "CRC"
                 with m.If(self._left != 0):
                     m.next = "FETCH"

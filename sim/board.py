@@ -3,6 +3,8 @@
 Nothing here knows whether there is silicon behind the port. Cycles are those that the machine
 counts itself: nothing outside of it sees its barriers.
 """
+import os
+import secrets
 import time
 
 import serial
@@ -11,10 +13,11 @@ from arch.config import Config
 from sim.engine import EngineError
 from sim.host_engine import HostEngine
 
-#: Clock of the slowest board, for time limits that are counted in cycles; a virtual board is slower.
+#: Clock of the slowest board, for time limits that are counted in cycles.
 CLOCK_HZ = 25e6
-#: Seconds that any answer may take besides: scheduling, USB latency, a simulation's speed.
-PATIENCE_S = 20.0
+#: Seconds that any answer may take besides: scheduling and the latency of USB; a simulation's speed
+#: where the port is a pseudo-terminal.
+PATIENCE_S, PATIENCE_VIRTUAL_S = 1.0, 20.0
 BAUD = 3_000_000
 
 
@@ -26,6 +29,8 @@ class BoardEngine(HostEngine):
     config : Config
     port : str
         Device of the serial port.
+    patience : float or None
+        Seconds after which an answer counts as lost; None for what suits the port.
     """
     name = "board"
 
@@ -33,15 +38,20 @@ class BoardEngine(HostEngine):
     def unavailable(cls) -> str | None:
         return None
 
-    def __init__(self, config: Config, *, port: str | None = None):
+    def __init__(self, config: Config, *, port: str | None = None, patience: float | None = None):
         super().__init__(config)
         if not port:
             raise EngineError("engine board needs the serial port of a board: --port DEV")
         self._port, self._line = port, None
+        virtual = os.path.realpath(port).startswith("/dev/pts/")
+        self._patience = patience or (PATIENCE_VIRTUAL_S if virtual else PATIENCE_S)
+        # Frames of somebody who used the port before are most likely none of the next ones.
+        self._first_tag = secrets.randbelow(256)
 
     def _reset(self) -> None:
         try:
-            self._line = serial.Serial(self._port, BAUD, timeout=0.05, write_timeout=PATIENCE_S)
+            self._line = serial.Serial(self._port, BAUD, timeout=0.05,
+                                       write_timeout=self._patience)
         except (serial.SerialException, ValueError, OSError) as error:
             reason = str(error).split(":")[-1].strip()
             raise EngineError(f"cannot open port {self._port}: {reason}") from None
@@ -54,7 +64,7 @@ class BoardEngine(HostEngine):
 
     def _advance(self, data: bytes, cycles: int, received: int) -> bytes:
         got = bytearray()
-        limit = time.monotonic() + PATIENCE_S + cycles / CLOCK_HZ
+        limit = time.monotonic() + self._patience + cycles / CLOCK_HZ
         try:
             self._line.write(data)
             while len(got) < received and time.monotonic() < limit:

@@ -9,16 +9,17 @@ import time
 import numpy as np
 
 from arch.config import Config
-from arch.hostmap import (CLEAR, NO_TOKEN, RUN, Command, EventFlag, Register, Space, Status,
+from arch.hostmap import (ABORT, CLEAR, NO_TOKEN, RUN, EventFlag, Register, Space,
                           constant_address)
 from arch.image import Image
 from sim import hostlink, rtl
 from sim.engine import Engine, EngineError, RunResult, checked_run, fault_info
+from sim.link import SPARE_CYCLES, Link
 
-#: Cycles that the host port may take for one byte, and besides for any request.
-BYTE_CYCLES, SPARE_CYCLES = 64, 4096
 #: Step length assumed by the watchdog while no image tells a better one.
 LONGEST_STEP = 1 << 20
+#: Times that a running machine is asked whether it has stopped.
+PATIENCE = 1000
 
 
 class HostEngine(Engine):
@@ -29,9 +30,7 @@ class HostEngine(Engine):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self._parser = hostlink.Parser()
-        self._tag = 0
-        self._events = []
+        self._link = None
         self._longest = LONGEST_STEP
         self._ready = self._shows_logits = False
 
@@ -65,73 +64,55 @@ class HostEngine(Engine):
 
     # Requests.
 
+    #: Tag that the first WRITE follows. A board may have seen others before.
+    _first_tag = 0
+
     def _start(self) -> None:
         if not self._ready:
             self._reset()
-            self._ready = True
-            self._identify()
+            self.connect()
+
+    def connect(self) -> None:
+        """Begin to talk to the machine, whatever somebody else has left undone."""
+        self._link = Link(self.name, lambda *arguments: self._advance(*arguments))
+        self._link.open(self._first_tag)
+        self._ready = True
+        self._identify()
+        self._rest()
 
     def _identify(self) -> None:
         """Refuse to work with another machine than the one of ``config``."""
-        digest = self._registers(Register.DIGEST0, 4).astype("<u2").tobytes()
+        digest = np.array(self._link.registers(Register.DIGEST0, 4), "<u2").tobytes()
         if digest != self.config.digest():
             raise EngineError(f"{self.name}: the simulated machine is not profile "
                               f"{self.config.name!r} as it is now; build it again")
 
-    def _request(self, frame: bytes, command: int, count: int) -> hostlink.Reply:
-        """Send one frame and wait for its reply; events that come between are kept."""
-        wanted = hostlink.reply_bytes(command, Status.OK, count)
-        limit = BYTE_CYCLES * (len(frame) + wanted) + SPARE_CYCLES
-        data = self._advance(frame, limit, hostlink.reply_bytes(Command.WRITE, Status.OK, 0))
-        while True:
-            for found in self._parser.feed(data):
-                if isinstance(found, hostlink.Reply):
-                    return found
-                self._events.append(found)
-            data = self._advance(b"", limit, self._parser.needed)
-            if not data:
-                raise EngineError(f"{self.name}: the host port gave no answer in {limit} cycles")
-
-    def _next_tag(self) -> int:
-        self._tag = (self._tag + 1) & 0xFF
-        return self._tag
-
-    def _checked(self, reply: hostlink.Reply, tag: int, what: str) -> hostlink.Reply:
-        if reply.tag != tag or reply.status != Status.OK or not reply.intact:
-            raise EngineError(f"{self.name}: {what} was answered {reply.status.name} "
-                              f"(tag {reply.tag}, expected {tag})")
-        return reply
+    def _rest(self) -> None:
+        """Stop a run that somebody has left behind, and forget what it told."""
+        for attempt in range(PATIENCE):
+            # Events go before replies: with the last reply, all of them have come.
+            if not self._link.registers(Register.STATUS, 1)[0] & 1:
+                break
+            if not attempt:
+                self._link.write(Space.REGISTERS, Register.COMMAND, [ABORT])
+        else:
+            raise EngineError(f"{self.name}: a run does not stop; reset the machine")
+        if self._link.events or attempt:
+            self._link.registers(Register.STATUS, 1)
+        self._link.events.clear()
 
     def write_space(self, space: Space, address: int, words) -> None:
         """Write 16-bit words through the host port."""
-        words = np.asarray(words)
-        for start in range(0, len(words), hostlink.FRAME_WORDS):
-            part = words[start:start + hostlink.FRAME_WORDS]
-            tag = self._next_tag()
-            frame = hostlink.write_request(tag, space, address + start, part)
-            self._checked(self._request(frame, Command.WRITE, len(part)), tag,
-                          f"a write of {len(part)} words to {space.name} {address + start}")
+        self._start()
+        self._link.write(space, address, words)
 
     def write_constant(self, address: int, lanes: np.ndarray) -> None:
-        self._start()
         self.write_space(Space.CONSTANTS, constant_address(self.config, address, 0),
                          np.asarray(lanes, np.int64) & 0xFFFF)
 
     def read_space(self, space: Space, address: int, count: int) -> np.ndarray:
         self._start()
-        parts = [np.zeros(0, np.uint16)]
-        for start in range(0, count, hostlink.FRAME_WORDS):
-            size = min(hostlink.FRAME_WORDS, count - start)
-            tag = self._next_tag()
-            self._parser.expect_read(tag)
-            frame = hostlink.read_request(tag, space, address + start, size)
-            reply = self._checked(self._request(frame, Command.READ, size), tag,
-                                  f"a read of {size} words of {space.name} {address + start}")
-            parts.append(reply.words)
-        return np.concatenate(parts)
-
-    def _registers(self, first: Register, count: int) -> np.ndarray:
-        return self.read_space(Space.REGISTERS, int(first), count)
+        return self._link.read(space, address, count)
 
     # The engine's calls.
 
@@ -144,7 +125,11 @@ class HostEngine(Engine):
             self._poke_image(image)
         else:
             for space, address, words in hostlink.image_blocks(image):
-                self.write_space(space, address, words)
+                self._link.write(space, address, words)
+            for space, address, words in hostlink.image_blocks(image):
+                if self._link.differ(space, address, words):
+                    raise EngineError(f"{self.name}: {space.name} from {address} on does not hold "
+                                      "what was loaded")
         self._shows_logits = rtl.shows_logits(image)
         self._longest = 2 * int(image.rows.max(initial=0)) + SPARE_CYCLES
 
@@ -152,42 +137,67 @@ class HostEngine(Engine):
             vocabulary, progress=None, trace=False) -> RunResult:
         checked_run(self.config, prompt, steps, first)
         self._start()
-        self.write_space(Space.REGISTERS, Register.COMMAND, [CLEAR])
-        self.write_space(Space.TOKENS, 0, prompt)
+        self._rest()
+        link = self._link
+        link.write(Space.REGISTERS, Register.COMMAND, [CLEAR])
+        link.write(Space.TOKENS, 0, prompt)
         seeds = [seed >> shift & 0xFFFF for shift in (0, 16, 32, 48)]
-        self.write_space(Space.REGISTERS, Register.FIRST,
-                         [first, len(prompt), first + steps, vocabulary, stop,
-                          inverse_temperature, *seeds])
-        self._events.clear()
+        link.write(Space.REGISTERS, Register.FIRST,
+                   [first, len(prompt), first + steps, vocabulary, stop, inverse_temperature,
+                    *seeds])
         self._start_counting(trace)
         began = time.perf_counter()
-        self.write_space(Space.REGISTERS, Register.COMMAND, [RUN])
-        events = self._collect(progress)
+        link.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        events = self._collect(first, progress)
         cycles, simulated, writes, logits = self._counted()
         seconds = time.perf_counter() - began
         fault = None
         if events[-1].flags & EventFlag.FAULT:
-            cause, queue, low, high, position = self._registers(Register.FAULT_CAUSE, 5).tolist()
+            cause, queue, low, high, position = link.registers(Register.FAULT_CAUSE, 5)
             fault = fault_info(cause, queue, high << 16 | low, position)
+        else:
+            self._compare_tokens(prompt, events)
         reported = [event.cycles for event in events]
         return RunResult([event.token for event in events if event.flags & EventFlag.SAMPLED],
                          reported if cycles is None else cycles, reported, fault, writes, simulated,
                          seconds, logits if self._shows_logits else None)
 
-    def _collect(self, progress) -> list:
-        """Wait for the events of a run up to the last one."""
-        events = []
-        while True:
-            for event in self._events:
-                events.append(event)
-                if progress:
-                    sampled = event.flags & EventFlag.SAMPLED
-                    progress(event.position, event.token if sampled else None, event.cycles)
-            self._events.clear()
-            if events and events[-1].flags & EventFlag.LAST:
-                return events
-            data = self._advance(b"", self._longest, self._parser.needed)
-            if not data:
-                raise EngineError(f"{self.name}: no event within {self._longest} cycles after "
-                                  f"{len(events)} steps; the machine hangs")
-            self._events += self._parser.feed(data)
+    def _collect(self, first: int, progress) -> list:
+        """Wait for the events of a run, one for each position from ``first`` on, to the last."""
+        events, waiting = [], self._link.events
+        while not events or not events[-1].flags & EventFlag.LAST:
+            if not waiting:
+                if not self._link.wait(self._longest) and not waiting:
+                    self._nothing_came(len(events))
+                continue
+            event = waiting.pop(0)
+            if event.position != first + len(events):
+                raise EngineError(f"{self.name}: what the machine told of position "
+                                  f"{first + len(events)} was lost on the line; run again")
+            events.append(event)
+            if progress:
+                sampled = event.flags & EventFlag.SAMPLED
+                progress(event.position, event.token if sampled else None, event.cycles)
+        return events
+
+    def _nothing_came(self, steps: int) -> None:
+        """Say why there is no event: the machine runs on, or has told it already."""
+        running = self._link.registers(Register.STATUS, 1)[0] & 1
+        if running or self._link.events:
+            if self._link.events:
+                return
+            raise EngineError(f"{self.name}: no event within {self._longest} cycles after "
+                              f"{steps} steps; the machine hangs")
+        raise EngineError(f"{self.name}: the end of the run was lost on the line after {steps} "
+                          "steps; run again")
+
+    def _compare_tokens(self, prompt, events) -> None:
+        """The token memory, which has no parity, must hold what went in and came out."""
+        known = dict(enumerate(prompt)) | {
+            event.position + 1: event.token for event in events if event.flags & EventFlag.SAMPLED}
+        count = min(self.config.context, max(known) + 1)
+        found = self._link.read(Space.TOKENS, 0, count)
+        for place, token in known.items():
+            if place < count and found[place] != token:
+                raise EngineError(f"{self.name}: the token at position {place} is {found[place]} "
+                                  f"in memory, and was {token}: a bit has flipped")

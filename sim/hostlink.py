@@ -13,7 +13,7 @@ import numpy as np
 from arch.config import Config
 from arch.hostmap import (EVENT_BYTES, HEADER_BYTES, PATTERN_ZERO, PROGRAM_CHUNKS, ROW_WORDS,
                           SYNC_EVENT, SYNC_REPLY, SYNC_REQUEST, Command, EventFlag, Space, Status,
-                          param_address, power_of_two, program_address)
+                          escaped, param_address, power_of_two, program_address)
 from arch.image import Image
 from arch.queues import QUEUES
 
@@ -29,35 +29,56 @@ def with_crc(data: bytes) -> bytes:
     return data + struct.pack("<I", zlib.crc32(data))
 
 
+def request(command: int, tag: int, space: int = 0, address: int = 0, count: int = 0,
+            words=None) -> bytes:
+    """A frame as it goes over the line; ``words`` are those of a WRITE, 16 bits each."""
+    frame = with_crc(_REQUEST.pack(SYNC_REQUEST, command, tag, space, address, count))
+    if words is not None:
+        frame += with_crc(np.asarray(words).astype("<u2").tobytes())
+    return escaped(frame)
+
+
 def write_request(tag: int, space: int, address: int, words) -> bytes:
     """A frame that writes 16-bit words to consecutive addresses of a space."""
-    payload = np.asarray(words).astype("<u2").tobytes()
-    head = _REQUEST.pack(SYNC_REQUEST, Command.WRITE, tag, space, address, len(payload) // 2)
-    return with_crc(head) + with_crc(payload)
+    return request(Command.WRITE, tag, space, address, len(words), words)
 
 
 def read_request(tag: int, space: int, address: int, count: int) -> bytes:
     """A frame that asks for ``count`` words of a space."""
-    return with_crc(_REQUEST.pack(SYNC_REQUEST, Command.READ, tag, space, address, count))
+    return request(Command.READ, tag, space, address, count)
+
+
+def payload_crc(words) -> int:
+    """What a CHECK of these words is answered."""
+    return zlib.crc32(np.asarray(words).astype("<u2").tobytes())
+
+
+def payload_bytes(command: int, status: int, count: int) -> int:
+    """Bytes behind the header of a reply."""
+    if status != Status.OK:
+        return 0
+    return {Command.READ: 2 * count + CRC_BYTES, Command.CHECK: CRC_BYTES}.get(command, 0)
 
 
 def reply_bytes(command: int, status: int, count: int) -> int:
     """Length of the reply to a request."""
-    payload = 2 * count + CRC_BYTES if command == Command.READ and status == Status.OK else 0
-    return HEADER_BYTES + CRC_BYTES + payload
+    return HEADER_BYTES + CRC_BYTES + payload_bytes(command, status, count)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
     """What the device answered; ``words`` is empty unless a READ succeeded.
 
-    ``intact`` is False where the payload does not match its CRC.
+    ``intact`` is False where the payload does not match its CRC. ``crc`` is that of the payload,
+    0 where there is none.
     """
     status: Status
     tag: int
     space: int
     address: int
+    count: int
     words: np.ndarray
+    crc: int = 0
     intact: bool = True
 
 
@@ -73,18 +94,18 @@ class Event:
 class Parser:
     """Splits what the device sends into replies and events.
 
-    Bytes that belong to no frame, and frames with a damaged header, are skipped up to the next
-    sync byte and counted in ``skipped``.
+    Bytes that belong to no intact frame are skipped, up to the next one that is, and counted in
+    ``skipped``. Nothing that is damaged hides what comes behind it.
     """
 
     def __init__(self):
         self._data = bytearray()
-        self._reads = set()
+        self._commands = {}
         self.skipped = 0
 
-    def expect_read(self, tag: int) -> None:
-        """Tell that the reply with this tag, if OK, carries words."""
-        self._reads.add(tag)
+    def expect(self, tag: int, command: int) -> None:
+        """Tell the command of the request that has this tag."""
+        self._commands[tag] = command
 
     @property
     def needed(self) -> int:
@@ -99,9 +120,7 @@ class Parser:
 
     def _payload(self, _sync, status, tag, _space, _address, count) -> int:
         """Bytes behind the header of a reply."""
-        if tag in self._reads and status == Status.OK:
-            return 2 * count + CRC_BYTES
-        return 0
+        return payload_bytes(self._commands.get(tag, Command.WRITE), status, count)
 
     def feed(self, data: bytes) -> list:
         """Take bytes; return the `Reply` and `Event` objects that they complete, in order."""
@@ -115,10 +134,18 @@ class Parser:
                 found.append(frame)
         return found
 
-    def _skip(self) -> bool:
-        """Drop one byte: it starts no frame."""
-        del self._data[0]
-        self.skipped += 1
+    def give_up(self) -> list:
+        """Wait no longer for the rest of a frame; return the frames that its bytes contain."""
+        found = []
+        while self._data:
+            self._skip()
+            found += self.feed(b"")
+        return found
+
+    def _skip(self, count: int = 1) -> bool:
+        """Drop bytes: they are no frame, or its header."""
+        del self._data[:count]
+        self.skipped += count
         return False
 
     def _next(self):
@@ -135,15 +162,21 @@ class Parser:
             _, flags, position, token, cycles = _EVENT.unpack_from(data)
             del data[:size + CRC_BYTES]
             return Event(EventFlag(flags), position, token, cycles)
-        _, status, tag, space, address, _ = head = _REQUEST.unpack_from(data)
+        _, status, tag, space, address, count = head = _REQUEST.unpack_from(data)
         start, length = size + CRC_BYTES, self._payload(*head)
         if len(data) < start + length:
             return None
-        self._reads.discard(tag)
-        words = np.frombuffer(bytes(data[start:start + max(0, length - CRC_BYTES)]), "<u2")
-        intact = not length or _intact(data, start, length - CRC_BYTES)
-        del data[:start + length]
-        return Reply(Status(status), tag, space, address, words, intact)
+        end = start + max(0, length - CRC_BYTES)
+        words = np.frombuffer(bytes(data[start:end]), "<u2")
+        crc = int.from_bytes(data[end:start + length], "little")
+        # A CHECK has no payload that its CRC could be compared with.
+        intact = end == start or _intact(data, start, end - start)
+        if intact:
+            del data[:start + length]
+        else:
+            # The length of what came is not known: another frame may begin anywhere in it.
+            self._skip(start)
+        return Reply(Status(status), tag, space, address, count, words, crc, intact)
 
 
 def _intact(data: bytes, start: int, size: int) -> bool:

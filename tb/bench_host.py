@@ -9,7 +9,8 @@ from hdl.host import ANSWER_LIMIT, space_words
 from tb.bench import Bench, bench_test
 from tb.checker import Mismatch
 from tb.top import CONFIG
-from tb.wire import BusDevice, Receiver, Sender, event, payload, reply, request, status_of
+from tb.wire import (BusDevice, Receiver, Sender, event, payload, reply, request, status_of,
+                     stuffed)
 
 SIZES = {Space(space): words for space, words in space_words(CONFIG).items()}
 #: Cycles that anything may take.
@@ -37,6 +38,7 @@ class HostBench(Bench):
         self.handshakes += [self.rx, self.tx, self.events]
         self.monitors.append(self.bus)
         self.busy(False)
+        self.written = 0  # tag of the last WRITE that was done
 
     def _stream(self, name):
         return tuple(self.port(f"{name}__{member}") for member in ("payload", "valid", "ready"))
@@ -73,9 +75,13 @@ class HostBench(Bench):
         if got != data:
             raise Mismatch(f"got {got.hex()}, not {data.hex()}")
 
-    async def write(self, space, address, words, tag=7, status=Status.OK):
-        self.send(request(Command.WRITE, tag, space, address, len(words)) + payload(words))
+    async def write(self, space, address, words, status=Status.OK):
+        tag = (self.written + 1) & 0xFF
+        self.send(request(Command.WRITE, tag, space, address, len(words))
+                  + stuffed(payload(words)))
         await self.expect(reply(status, tag, space, address, len(words)))
+        if status == Status.OK:
+            self.written = tag
 
     async def read(self, space, address, words, tag=9):
         """Read; the answer must be ``words``."""
@@ -121,7 +127,7 @@ async def by_hand(dut):
     bench = HostBench(dut)
     await bench.start()
     bench.bus.words[0, 32] = 0x4D45
-    bench.send(bytes.fromhex("4d020100200000000100" "09f82574"))
+    bench.send(bytes.fromhex("f5020100200000000100" "c43304e9"))
     await bench.expect(bytes.fromhex("6d000100200000000100" "5fd38e15" "454d" "9294bac4"))
     await bench.finish()
 
@@ -144,7 +150,7 @@ async def ranges(dut):
         assert len(bench.bus.accesses) == accesses
     for space in (len(SIZES), 16, 17, 255):
         await bench.write(space, 0, [5], status=Status.RANGE)
-    for command in (0, 3, 255):
+    for command in (0, 5, 255):
         bench.send(request(command, 3, Space.ROWS, 0, 1))
         await bench.expect(reply(Status.RANGE, 3, Space.ROWS, 0, 1))
     await bench.finish()
@@ -173,10 +179,11 @@ async def damage(dut):
     """Noise, a damaged header and a damaged payload; what follows is served."""
     bench = HostBench(dut)
     await bench.start()
-    good = request(Command.WRITE, 5, Space.TOKENS, 1, 2) + payload([21, 22])
-    bench.send(bytes(byte for byte in range(256) if byte != 0x4D))
+    good = request(Command.WRITE, 1, Space.TOKENS, 1, 2) + payload([21, 22])
+    bench.send(bytes(byte for byte in range(256) if byte != 0xF5))
     bench.send(good)
-    await bench.expect(reply(Status.OK, 5, Space.TOKENS, 1, 2))
+    await bench.expect(reply(Status.OK, 1, Space.TOKENS, 1, 2))
+    good = request(Command.WRITE, 2, Space.TOKENS, 1, 2) + payload([23, 24])
     for place in range(1, 14):
         bad = bytearray(good[:14])
         bad[place] ^= 1 << place % 8
@@ -187,12 +194,91 @@ async def damage(dut):
         bad = bytearray(good)
         bad[place] ^= 1 << place % 8
         bench.send(bad)
-        await bench.expect(reply(Status.CRC, 5, Space.TOKENS, 1, 2))
+        await bench.expect(reply(Status.CRC, 2, Space.TOKENS, 1, 2))
         # What arrived has been written.
         written = [bench.bus.words[Space.TOKENS, 1 + place] for place in range(2)]
         assert written == list(struct.unpack("<2H", bad[14:18]))
     bench.send(good)
-    await bench.expect(reply(Status.OK, 5, Space.TOKENS, 1, 2))
+    await bench.expect(reply(Status.OK, 2, Space.TOKENS, 1, 2))
+    await bench.finish()
+
+
+@bench_test
+async def sync(dut):
+    """A frame that is cut anywhere does not cost the next one, even right behind an access."""
+    bench = HostBench(dut)
+    await bench.start()
+    bench.bus.silent |= {(Space.TOKENS, 40)}
+    for size in range(1, 24):
+        cut = request(Command.WRITE, bench.written + 1, Space.TOKENS, 40, 3) + payload([1, 2, 3])
+        bench.send(cut[:size])
+        await bench.write(Space.TOKENS, 1, [size, 0xF5F6, 0xF6F5])
+        await bench.read(Space.TOKENS, 1, [size, 0xF5F6, 0xF6F5])
+    await bench.finish()
+
+
+@bench_test
+async def once(dut):
+    """A WRITE is done once, in the order of the tags; OPEN begins anew."""
+    bench = HostBench(dut)
+    await bench.start()
+    for tag in range(1, 258):
+        await bench.write(Space.TOKENS, 0, [tag, tag] if tag % 2 else [tag])
+    accesses = len(bench.bus.accesses)
+    tag = bench.written
+    assert tag == 257 & 0xFF
+    for behind in range(256):
+        if behind == 1:
+            continue
+        here = (tag + behind) & 0xFF
+        bench.send(request(Command.WRITE, here, Space.TOKENS, 0, 1) + payload([5]))
+        status = Status.ORDER if behind else Status.OK
+        await bench.expect(reply(status, here, Space.TOKENS, 0, 1))
+    assert len(bench.bus.accesses) == accesses
+    bench.send(request(Command.OPEN, 77, Space.REGISTERS, 0, 0))
+    await bench.expect(reply(Status.OK, 77, Space.REGISTERS, 0, 0))
+    bench.written = 77
+    await bench.write(Space.TOKENS, 0, [6])
+    assert len(bench.bus.accesses) == accesses + 1
+    await bench.finish()
+
+
+@bench_test
+async def one_word(dut):
+    """A word by itself is written when its CRC was right, COMMAND by no other frame."""
+    bench = HostBench(dut)
+    await bench.start()
+    good = request(Command.WRITE, 1, Space.REGISTERS, 0, 1) + payload([1])
+    for place in range(14, 20):
+        bad = bytearray(good)
+        bad[place] ^= 1 << place % 8
+        bench.send(bad)
+        await bench.expect(reply(Status.CRC, 1, Space.REGISTERS, 0, 1))
+    await bench.write(Space.REGISTERS, 0, [1, 2], status=Status.RANGE)
+    assert not bench.bus.accesses
+    bench.send(good)
+    await bench.expect(reply(Status.OK, 1, Space.REGISTERS, 0, 1))
+    assert [(at.address, at.word) for at in bench.bus.accesses] == [(0, 1)]
+    await bench.finish()
+
+
+@bench_test
+async def check(dut):
+    """A CHECK reads what a READ reads, and sends nothing but its CRC."""
+    bench = HostBench(dut)
+    await bench.start()
+    words = list(range(100, 140))
+    await bench.write(Space.CONSTANTS, 7, words)
+    accesses = len(bench.bus.accesses)
+    for count in (40, 1, 0):
+        bench.send(request(Command.CHECK, 3, Space.CONSTANTS, 7, count))
+        await bench.expect(reply(Status.OK, 3, Space.CONSTANTS, 7, count)
+                           + payload(words[:count])[-4:])
+    assert len(bench.bus.accesses) == accesses + 41
+    cycles = [at.cycle for at in bench.bus.accesses[accesses:accesses + 40]]
+    assert {after - before for before, after in zip(cycles, cycles[1:])} == {6}
+    bench.send(request(Command.CHECK, 3, Space.CONSTANTS, SIZES[Space.CONSTANTS], 1))
+    await bench.expect(reply(Status.RANGE, 3, Space.CONSTANTS, SIZES[Space.CONSTANTS], 1))
     await bench.finish()
 
 
@@ -243,10 +329,13 @@ async def random(dut, seed):
         address = int(rng.choice([0, 3, SIZES[space] - 6, SIZES[space] - 2]))
         address, in_range = max(address, 0), address + count <= SIZES[space]
         refused = bench.is_busy and space != Space.REGISTERS
-        kind = rng.choice(["write", "read", "read", "damaged", "header"])
-        if kind == "header":
+        kind = rng.choice(["write", "read", "read", "damaged", "header", "cut"])
+        if kind == "cut":
+            frame = request(Command.READ, tag, space, address, count)
+            bench.send(frame[:rng.integers(1, len(frame))])
+        elif kind == "header":
             bad = bytearray(request(Command.READ, tag, space, address, count))
-            bad[rng.integers(1, 14)] ^= 1 << rng.integers(8)
+            bad[rng.integers(1, len(bad))] ^= 1 << rng.integers(8)
             bench.send(bad)
         elif kind == "read":
             status = status_of(False, in_range, refused)
@@ -258,11 +347,17 @@ async def random(dut, seed):
             data = bytearray(payload(rng.integers(1 << 16, size=count).tolist()))
             if kind == "damaged":
                 data[rng.integers(len(data))] ^= 1 << rng.integers(8)
-            status = status_of(kind == "damaged", in_range, refused)
-            bench.send(request(Command.WRITE, tag, space, address, count) + data)
-            if status in (Status.OK, Status.CRC):
+            behind = int(rng.choice([1, 1, 1, 0, 2, 255]))
+            tag = (bench.written + behind) & 0xFF
+            status = status_of(kind == "damaged", in_range, refused, behind)
+            if space == Space.REGISTERS and address == 0 and count != 1:
+                status = Status.RANGE
+            bench.send(request(Command.WRITE, tag, space, address, count) + stuffed(data))
+            if behind == 1 and (status == Status.OK or status == Status.CRC and count > 1):
                 arrived = struct.unpack(f"<{count}H", data[:2 * count])
                 words |= {(space, address + place): word for place, word in enumerate(arrived)}
+            if behind == 1 and status == Status.OK:
+                bench.written = tag
             wanted.append(reply(status, tag, space, address, count))
         if rng.random() < 0.3:
             events_sent.append(bench.push_event(*(int(rng.integers(limit)) for limit in (

@@ -10,15 +10,22 @@ from arch.hostmap import Command, Status
 from tb.checker import Mismatch
 from tb.monitors import number
 
-SYNC_REQUEST, SYNC_REPLY, SYNC_EVENT = 0x4D, 0x6D, 0x65
+SYNC_REQUEST, SYNC_REPLY, SYNC_EVENT = 0xF5, 0x6D, 0x65
 
 
 def with_crc(data: bytes) -> bytes:
     return data + struct.pack("<I", zlib.crc32(data))
 
 
+def stuffed(data) -> bytes:
+    """Bytes behind the sync byte as they go over the line."""
+    return b"".join(bytes([0xF6, byte ^ 0x20]) if byte in (0xF5, 0xF6) else bytes([byte])
+                    for byte in data)
+
+
 def request(command, tag, space, address, count) -> bytes:
-    return with_crc(struct.pack("<BBBBIH", SYNC_REQUEST, command, tag, space, address, count))
+    head = with_crc(struct.pack("<BBBBIH", SYNC_REQUEST, command, tag, space, address, count))
+    return head[:1] + stuffed(head[1:])
 
 
 def payload(words) -> bytes:
@@ -137,12 +144,14 @@ class BusDevice:
         return number(self._port["space"], cycle), number(self._port["address"], cycle)
 
 
-def status_of(damaged: bool, in_range: bool, busy: bool) -> Status:
-    """Of a WRITE; a READ has no payload to be damaged."""
+def status_of(damaged: bool, in_range: bool, busy: bool, behind: int = 1) -> Status:
+    """Of a WRITE whose tag is ``behind`` more than that of the last one; a READ has no payload."""
     if not in_range:
         return Status.RANGE
     if busy:
         return Status.BUSY
+    if behind not in (0, 1):
+        return Status.ORDER
     return Status.CRC if damaged else Status.OK
 
 

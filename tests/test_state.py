@@ -151,12 +151,12 @@ def abort(engine, after: int) -> list:
     """Start a long run, abort it some cycles later; returns its events."""
     engine.write_space(Space.TOKENS, 0, [2])
     engine.write_space(Space.REGISTERS, Register.FIRST, [0, 1, TINY.context, MODEL.vocab_size])
-    engine._events.clear()
+    engine._link.events.clear()
     engine._start_counting(False)
     engine.write_space(Space.REGISTERS, Register.COMMAND, [RUN])
     engine.clock(after)
     engine.write_space(Space.REGISTERS, Register.COMMAND, [ABORT])
-    return engine._collect(None)
+    return engine._collect(0, None)
 
 
 @pytest.mark.parametrize("after", [1, 300, 1111])

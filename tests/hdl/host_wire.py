@@ -13,7 +13,7 @@ def with_crc(data):
 
 
 def header(command, tag, space, address, count):
-    return struct.pack("<BBBBIH", 0x4D, command, tag, space, address, count)
+    return struct.pack("<BBBBIH", 0xF5, command, tag, space, address, count)
 
 
 def write_frame(tag, space, address, words):
@@ -21,11 +21,17 @@ def write_frame(tag, space, address, words):
             + with_crc(struct.pack(f"<{len(words)}H", *words)))
 
 
+def stuffed(frame):
+    """A frame as it goes over the line."""
+    return frame[:1] + frame[1:].replace(b"\xf6", b"\xf6\xd6").replace(b"\xf5", b"\xf6\xd5")
+
+
 class Wire:
     """The byte stream of a component in the simulator."""
 
     def __init__(self, dut, ctx):
         self.dut, self.ctx, self.received, self.cycles = dut, ctx, bytearray(), 0
+        self.written = 0  # tag of the last WRITE that was done
         ctx.set(dut.tx.ready, 1)
 
     async def tick(self):
@@ -62,12 +68,15 @@ class Wire:
         assert await self.take(14) == with_crc(
             struct.pack("<BBBBIH", 0x6D, status, tag, space, address, count))
 
-    async def write(self, space, address, words, tag=7, status=Status.OK):
-        await self.send(write_frame(tag, space, address, words))
+    async def write(self, space, address, words, status=Status.OK):
+        tag = (self.written + 1) & 0xFF
+        await self.send(stuffed(write_frame(tag, space, address, words)))
         await self.reply(tag, space, address, len(words), status)
+        if status == Status.OK:
+            self.written = tag
 
     async def read(self, space, address, count, tag=9):
-        await self.send(with_crc(header(Command.READ, tag, space, address, count)))
+        await self.send(stuffed(with_crc(header(Command.READ, tag, space, address, count))))
         await self.reply(tag, space, address, count)
         data = await self.take(2 * count + 4)
         assert with_crc(data[:-4]) == data

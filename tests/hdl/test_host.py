@@ -15,7 +15,7 @@ from arch.queues import QUEUES
 from hdl.host import HostPort
 from hdl.mem import MemBank
 from hdl.sequencer import Sequencer
-from tests.hdl.host_wire import Wire, header, with_crc, write_frame
+from tests.hdl.host_wire import Wire, header, stuffed, with_crc, write_frame
 
 CONFIG = profile("tiny")
 CAUSES = len(Fault) - 1
@@ -95,7 +95,7 @@ def test_write_and_read_back():
 def test_identity_and_settings():
     async def scenario(wire, dut):
         digest = struct.unpack("<4H", CONFIG.digest())
-        assert await wire.read(Space.REGISTERS, Register.MAGIC, 6) == [0x4D45, 1, *digest]
+        assert await wire.read(Space.REGISTERS, Register.MAGIC, 6) == [0x4D45, 2, *digest]
         settings = list(range(100, 110))
         await wire.write(Space.REGISTERS, Register.FIRST, settings)
         assert await wire.read(Space.REGISTERS, Register.COMMAND, 12) == [0, *settings, 0]
@@ -114,16 +114,17 @@ def test_identity_and_settings():
     (Space.TOKENS, 0xFFFFFFFF, 1), (255, 0, 3)])
 def test_range(space, address, count):
     async def scenario(wire, dut):
-        await wire.send(with_crc(header(Command.READ, 1, space, address, count)))
+        await wire.send(stuffed(with_crc(header(Command.READ, 1, space, address, count))))
         await wire.reply(1, space, address, count, Status.RANGE)
-        await wire.write(space, address, [1] * count, tag=2, status=Status.RANGE)
+        await wire.write(space, address, [1] * count, status=Status.RANGE)
         assert await wire.read(Space.REGISTERS, Register.MAGIC, 1) == [0x4D45]
     simulate(scenario)
 
 
-def test_unknown_command():
+@pytest.mark.parametrize("command", [0, 5, 255])
+def test_unknown_command(command):
     async def scenario(wire, dut):
-        await wire.send(with_crc(header(3, 1, Space.TOKENS, 0, 1)))
+        await wire.send(stuffed(with_crc(header(command, 1, Space.TOKENS, 0, 1))))
         await wire.reply(1, Space.TOKENS, 0, 1, Status.RANGE)
         assert await wire.read(Space.REGISTERS, Register.MAGIC, 1) == [0x4D45]
     simulate(scenario)
@@ -131,31 +132,100 @@ def test_unknown_command():
 
 def test_damaged_frames():
     async def scenario(wire, dut):
-        good = write_frame(5, Space.TOKENS, 0, [21, 22])
+        good = write_frame(1, Space.TOKENS, 0, [21, 22])
         # A header with a wrong CRC is not answered, and what follows is skipped.
         bad = bytearray(good[:14])
         bad[6] ^= 1
         await wire.send(bytes(bad) + b"\x00\x11\x6d\x65")
         # Bytes that are no frame, then a good one.
         await wire.send(good)
-        await wire.reply(5, Space.TOKENS, 0, 2)
+        await wire.reply(1, Space.TOKENS, 0, 2)
         # A damaged payload has been written, and is reported.
-        bad = bytearray(write_frame(6, Space.TOKENS, 0, [31, 32]))
+        good = write_frame(2, Space.TOKENS, 0, [31, 32])
+        bad = bytearray(good)
         bad[14] ^= 0x80
         await wire.send(bytes(bad))
-        await wire.reply(6, Space.TOKENS, 0, 2, Status.CRC)
+        await wire.reply(2, Space.TOKENS, 0, 2, Status.CRC)
         assert await wire.read(Space.TOKENS, 0, 2) == [31 ^ 0x80, 32]
-        bad = bytearray(write_frame(6, Space.TOKENS, 0, [31, 32]))
+        bad = bytearray(good)
         bad[-1] ^= 1
         await wire.send(bytes(bad))
-        await wire.reply(6, Space.TOKENS, 0, 2, Status.CRC)
+        await wire.reply(2, Space.TOKENS, 0, 2, Status.CRC)
+        # Sent again with the same tag, it is done.
+        await wire.send(good)
+        await wire.reply(2, Space.TOKENS, 0, 2)
+        assert await wire.read(Space.TOKENS, 0, 2) == [31, 32]
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("size", [*range(1, 22), 33, 37])
+def test_a_sync_byte_ends_what_was_begun(size):
+    """A frame that is cut anywhere costs nothing of the one behind it."""
+    async def scenario(wire, dut):
+        await wire.send(write_frame(1, Space.TOKENS, 0, range(21, 31))[:size])
+        await wire.write(Space.TOKENS, 4, [31, 32])
+        assert await wire.read(Space.TOKENS, 4, 2) == [31, 32]
+    simulate(scenario)
+
+
+def test_one_word_is_written_when_its_crc_was_right():
+    async def scenario(wire, dut):
+        await wire.write(Space.TOKENS, 0, [5])
+        for place in range(14, 20):
+            bad = bytearray(write_frame(2, Space.TOKENS, 0, [6]))
+            bad[place] ^= 4
+            await wire.send(bytes(bad))
+            await wire.reply(2, Space.TOKENS, 0, 1, Status.CRC)
+            assert await wire.read(Space.TOKENS, 0, 1) == [5]
+        # Commands are one word: a run starts by no other frame.
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN, 0], status=Status.RANGE)
+        assert await wire.read(Space.REGISTERS, Register.STATUS, 1) == [0]
+    simulate(scenario)
+
+
+def test_a_write_is_done_once():
+    async def scenario(wire, dut):
+        first = write_frame(1, Space.TOKENS, 0, [21, 22])
+        second = write_frame(2, Space.TOKENS, 0, [31, 32])
+        for frame, tag in ((first, 1), (second, 2), (second, 2)):
+            await wire.send(frame)
+            await wire.reply(tag, Space.TOKENS, 0, 2)
+        # An old one again, and one from the future.
+        for tag in (1, 0, 4, 130):
+            await wire.send(stuffed(write_frame(tag, Space.TOKENS, 0, [41, 42])))
+            await wire.reply(tag, Space.TOKENS, 0, 2, Status.ORDER)
+        assert await wire.read(Space.TOKENS, 0, 2) == [31, 32]
+        # The tag of the last one does not make another write of it; OPEN sets the tag.
+        await wire.send(write_frame(2, Space.TOKENS, 0, [41, 42]))
+        await wire.reply(2, Space.TOKENS, 0, 2)
+        assert await wire.read(Space.TOKENS, 0, 2) == [31, 32]
+        await wire.send(stuffed(with_crc(header(Command.OPEN, 0xF5, Space.REGISTERS, 0, 0))))
+        await wire.reply(0xF5, Space.REGISTERS, 0, 0)
+        await wire.send(stuffed(write_frame(0xF6, Space.TOKENS, 0, [0xF5F6, 0xF6F5])))
+        await wire.reply(0xF6, Space.TOKENS, 0, 2)
+        assert await wire.read(Space.TOKENS, 0, 2) == [0xF5F6, 0xF6F5]
+    simulate(scenario)
+
+
+def test_check_gives_the_crc_of_what_a_read_gives():
+    async def scenario(wire, dut):
+        words = [7, 0xFFFF, 0xF5F6, 9]
+        await wire.write(Space.TOKENS, 3, words)
+        for count in (4, 0):
+            await wire.send(with_crc(header(Command.CHECK, 3, Space.TOKENS, 3, count)))
+            await wire.reply(3, Space.TOKENS, 3, count)
+            payload = struct.pack(f"<{count}H", *words[:count])
+            assert await wire.take(4) == with_crc(payload)[-4:]
+        assert await wire.read(Space.TOKENS, 3, 4) == words
+        await wire.send(with_crc(header(Command.CHECK, 3, Space.TOKENS, CONFIG.context, 1)))
+        await wire.reply(3, Space.TOKENS, CONFIG.context, 1, Status.RANGE)
     simulate(scenario)
 
 
 def test_receiver_that_pauses():
     async def scenario(wire, dut):
         await wire.write(Space.TOKENS, 0, [1, 2, 3])
-        await wire.send(with_crc(header(Command.READ, 1, Space.TOKENS, 0, 3)))
+        await wire.send(stuffed(with_crc(header(Command.READ, 1, Space.TOKENS, 0, 3))))
         data = bytearray()
         for cycle in range(400):
             wire.ctx.set(dut.tx.ready, cycle % 3 == 0)
@@ -286,7 +356,7 @@ def test_busy():
         await prepare(wire, [(400, 400)] * 4, [50], LIMIT=1)
         await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
         await wire.write(Space.TOKENS, 0, [1, 2], status=Status.BUSY)
-        await wire.send(with_crc(header(Command.READ, 1, Space.MEM, 0, 4)))
+        await wire.send(stuffed(with_crc(header(Command.READ, 1, Space.MEM, 0, 4))))
         await wire.reply(1, Space.MEM, 0, 4, Status.BUSY)
         await wire.event()
         assert await wire.read(Space.TOKENS, 0, 1) == [50]
