@@ -38,11 +38,6 @@ def space_words(config: Config) -> dict:
     }
 
 
-def begins_with(rx):
-    """Whether the byte that a stream offers is the sync byte of a request."""
-    return rx.payload == SYNC_REQUEST
-
-
 class HostPort(wiring.Component):
     """Serves one request after the other, and sends events between the replies.
 
@@ -100,7 +95,6 @@ class HostPort(wiring.Component):
         count = Signal(range(HEADER_BYTES + CRC_BYTES + 1))
         low = Signal(8, reset_less=True)
         m.d.comb += [crc.data.eq(byte), crc.valid.eq(begins | data), crc.start.eq(begins)]
-        # An access under way must be answered before another one, or another request, begins.
         # The tag of the last WRITE done; whether this one is to be done; whether it is one word.
         last, acts, one = Signal(8), Signal(), Signal()
         measured = self._measure(m, last)
@@ -115,7 +109,8 @@ class HostPort(wiring.Component):
                 m.d.comb += rx.ready.eq(1)
                 unless_begun()
             with m.State("HEADER"):
-                m.d.comb += rx.ready.eq(1)
+                # An access of the request before holds on to its space until it is answered.
+                m.d.comb += rx.ready.eq(~self._pending)
                 with m.If(data):
                     m.d.sync += count.eq(count + 1)
                     with m.If(count < HEADER_BYTES):
@@ -144,7 +139,7 @@ class HostPort(wiring.Component):
                     with m.If(self._left == 0):
                         m.next = "TRAILER"
             with m.State("LOW"):
-                m.d.comb += rx.ready.eq(~self._pending | ~begins_with(rx))
+                m.d.comb += rx.ready.eq(1)
                 with m.If(data):
                     m.d.sync += low.eq(byte)
                     m.next = "HIGH"
@@ -160,7 +155,7 @@ class HostPort(wiring.Component):
                         m.next = "TRAILER"
                 unless_begun()
             with m.State("TRAILER"):
-                m.d.comb += rx.ready.eq(~self._pending | ~begins_with(rx))
+                m.d.comb += rx.ready.eq(1)
                 with m.If(data):
                     m.d.sync += count.eq(count + 1)
                     with m.If(count == CRC_BYTES - 1):
@@ -185,7 +180,8 @@ class HostPort(wiring.Component):
     def _unescape(self, m):
         """Whether the byte that is taken begins a request, whether it is one of it, and which."""
         rx = self.rx
-        taken, sync, escape = rx.valid & rx.ready, begins_with(rx), rx.payload == ESCAPE
+        taken, sync = rx.valid & rx.ready, rx.payload == SYNC_REQUEST
+        escape = rx.payload == ESCAPE
         escaped, begins, data = Signal(), Signal(name="begins"), Signal(name="data")
         with m.If(taken):
             m.d.sync += escaped.eq(escape)

@@ -164,11 +164,12 @@ class HostEngine(Engine):
 
     def _collect(self, first: int, progress) -> list:
         """Wait for the events of a run, one for each position from ``first`` on, to the last."""
-        events, waiting = [], self._link.events
+        events, waiting, silent = [], self._link.events, 0
         while not events or not events[-1].flags & EventFlag.LAST:
             if not waiting:
-                if not self._link.wait(self._longest) and not waiting:
-                    self._nothing_came(len(events))
+                silent = 0 if self._link.wait(self._longest) else silent + 1
+                if silent:
+                    self._nothing_came(len(events), silent)
                 continue
             event = waiting.pop(0)
             if event.position != first + len(events):
@@ -180,13 +181,13 @@ class HostEngine(Engine):
                 progress(event.position, event.token if sampled else None, event.cycles)
         return events
 
-    def _nothing_came(self, steps: int) -> None:
-        """Say why there is no event: the machine runs on, or has told it already."""
+    def _nothing_came(self, steps: int, silent: int) -> None:
+        """Say why there is no event, again: it was lost, or the machine does nothing."""
         running = self._link.registers(Register.STATUS, 1)[0] & 1
-        if running or self._link.events:
-            if self._link.events:
-                return
-            raise EngineError(f"{self.name}: no event within {self._longest} cycles after "
+        if self._link.events or running and silent < 3:
+            return
+        if running:
+            raise EngineError(f"{self.name}: no event within {3 * self._longest} cycles after "
                               f"{steps} steps; the machine hangs")
         raise EngineError(f"{self.name}: the end of the run was lost on the line after {steps} "
                           "steps; run again")
