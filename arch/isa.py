@@ -78,6 +78,7 @@ class Field:
     """One bit field: its width for a `Config`, its sign, what it means and whether it may be 0.
 
     ``sources``: the streams that an operand field may name; empty for every other field.
+    ``wide``: those of them whose lanes are taken with all 32 bits; of others the low 16 count.
     ``reserved``: the field is there for a machine to come and must be 0.
     """
     name: str
@@ -87,6 +88,7 @@ class Field:
     minimum: int = 0
     sources: tuple = ()
     reserved: bool = False
+    wide: tuple = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +157,8 @@ def _address(bits: Callable[[Config], int], what: str, indexed: bool = False) ->
     return fields
 
 
-def _source(name: str, doc: str, *sources: Stream) -> Field:
-    return Field(name, _const(STREAM_BITS), doc, sources=sources)
+def _source(name: str, doc: str, *sources: Stream, wide: tuple = ()) -> Field:
+    return Field(name, _const(STREAM_BITS), doc, sources=sources, wide=wide)
 
 
 def _reserved(name: str, bits: Callable[[Config], int], doc: str) -> Field:
@@ -225,9 +227,9 @@ UNITS = {unit.name: unit for unit in (
         Op("GELU", 8, "y = gelu(a), both with 11 fraction bits"),
     ), _CONTROL + _N1 + _N2 + (
         _source("a", "first operand; ACC is int32, NONE is 0", Stream.NONE, *_VECTORS, Stream.ACC,
-                Stream.PERM),
-        _source("b", "multiplier; NONE is 1", Stream.NONE, *_VECTORS),
-        _source("c", "addend; NONE is 0", Stream.NONE, *_VECTORS),
+                Stream.PERM, wide=(Stream.ACC,)),
+        _source("b", "multiplier; NONE is 1", Stream.NONE, *_BANKS, Stream.CONST),
+        _source("c", "addend; NONE is 0", Stream.NONE, *_BANKS, Stream.CONST),
         Field("pre", _const(4), "right shift of a before the multiplier"),
         Field("post", _const(5), "right shift of the product"),
         Field("b_float", _const(1), "1: b is a 12-bit mantissa and a 4-bit right shift"),
@@ -248,11 +250,11 @@ UNITS = {unit.name: unit for unit in (
     )),
     Unit("red", "Reduces lanes and vectors to one value, on every lane of stream RED.", (
         Op("SUM", 4, "y = sat16(rshift(sum of all lanes of all issues, post))"),
-        Op("MAX", 5, "y = sat16(max over all lanes of all issues)"),
+        Op("MAX", 5, "y = max over all lanes of all issues, of whose 32 bits the low 16 count"),
         Op("RECIP", 6, "y = float12(1 / sum), exponent less post"),
         Op("RSQRT", 7, "y = float12(1 / sqrt(sum)), exponent less post"),
     ), _CONTROL + _N1 + _BODY + (
-        _source("x", "vectors to reduce, int32 lanes", Stream.VXM),
+        _source("x", "vectors to reduce, int32 lanes", Stream.VXM, wide=(Stream.VXM,)),
         Field("post", _const(6), "right shift (SUM), or bias of the exponent (RECIP, RSQRT)"),
     )),
     Unit("const", "Reads constants onto stream CONST.", (
@@ -278,7 +280,7 @@ UNITS = {unit.name: unit for unit in (
     Unit("send", "Puts vectors onto a chip-to-chip link. Reserved: no machine has links yet.", (
         Op("SEND", 4, "link <- the int32 lanes of x"),
     ), _CONTROL + _N1 + _BODY + (
-        _source("x", "vector to send", Stream.ACC, Stream.VXM),
+        _source("x", "vector to send", Stream.ACC, Stream.VXM, wide=(Stream.ACC, Stream.VXM)),
         Field("link", _const(1), "number of the link"),
     )),
     Unit("receive", "Takes vectors from a chip-to-chip link. Reserved: no machine has links yet.", (

@@ -118,8 +118,8 @@ def timing(config: Config) -> Timing:
         kv_write_to_read_out=1,
         vxm=8 + config.vxm_stages,
         perm=2 + config.perm_stages,
-        reduce=5 + config.reduce_stages,
-        reduce_function=10 + config.reduce_stages,
+        reduce=6 + config.reduce_stages,
+        reduce_function=11 + config.reduce_stages,
         sample_skew=sample_skew,
         sample_gap=config.lanes // 2,
         # Product (2), key, comparison; the last pair of lanes comes lanes / 2 cycles after the take.

@@ -12,7 +12,6 @@ from arch.config import Config
 from arch.isa import UNITS, sources_of
 from arch.queues import STREAM_BITS, Stream
 from hdl.cells import Outline, multiplex_four, multiplex_pair
-from hdl.signatures import stream_width
 
 
 def choose(values, index, m=None, vendor: bool = False) -> Value:
@@ -153,21 +152,25 @@ def operand(m, streams, source, unit: str, name: str, config: Config, width: int
         Anything on the lanes, and ``valid`` without meaning, unless ``known``: the field has wires
         from that stream (NONE has none).
     """
-    sources = [stream for stream in sources_of(UNITS[unit].field(name), config)
-               if stream != Stream.NONE]
+    field = UNITS[unit].field(name)
+    sources = [stream for stream in sources_of(field, config) if stream != Stream.NONE]
     bits = next(bits for bits in range(STREAM_BITS + 1)
                 if len({stream % (1 << bits) for stream in sources}) == len(sources))
-    places = {stream % (1 << bits): stream for stream in sources}
+    places, select = {stream % (1 << bits): stream for stream in sources}, source[:bits]
+    *four, last = sources
+    if len({stream % 4 for stream in four}) == len(four) == 4:
+        # The fifth of five comes in behind a multiplexer of four, for one LUT.
+        bits, select = 3, Cat(source[:2], source == last)
+        places = {stream % 4: stream for stream in four} | {4: last}
 
     made_of = lane_of or (lambda stream, value: value)
 
     def pick(value_of):
         return choose([value_of(places[place], getattr(streams, places[place].name.lower()))
-                       if place in places else None for place in range(1 << bits)], source[:bits],
+                       if place in places else None for place in range(1 << bits)], select,
                       m, vendor)
 
-    split = width > 16 and lane_of is None
-    wide = [stream for stream in sources if split and stream_width(stream) > 16]
+    wide = [stream for stream in sources if stream in field.wide]
     lanes = [Signal(signed(width), name=f"{name}_{lane}") for lane in range(config.lanes)]
     valid, known = Signal(name=f"{name}_valid"), Signal(name=f"{name}_known")
     low = 16 if wide else width

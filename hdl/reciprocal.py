@@ -1,19 +1,20 @@
 """float12 of the reciprocal or reciprocal square root of a sum: normalise, interpolate, pack."""
-import numpy as np
 from amaranth import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from arch import numerics
 from hdl.cells import Multiplier
-from hdl.pipeline import delay, rom
+from hdl.choose import choose
+from hdl.logic_cells import add
+from hdl.pipeline import clearable, delay, rom
 
 FRACTION_BITS, REST_BITS = numerics.FUNCTION_BITS, numerics.FUNCTION_FRAC_BITS
 GROUP = 4
 
-#: Both functions side by side, upper half RSQRT. The bases carry the rounding to 12 bits.
-_BASE = np.concatenate([numerics.RECIP_BASE, numerics.RSQRT_BASE]) + 2
-_SLOPE = np.concatenate([numerics.RECIP_SLOPE, numerics.RSQRT_SLOPE])
+#: RECIP and RSQRT. The bases carry the rounding to 12 bits.
+_BASES = numerics.RECIP_BASE + 2, numerics.RSQRT_BASE + 2
+_SLOPES = numerics.RECIP_SLOPE, numerics.RSQRT_SLOPE
 
 
 class Reciprocal(wiring.Component):
@@ -61,11 +62,13 @@ class Reciprocal(wiring.Component):
         below_one = self.total[-1] | ~self.total.any()
         # The window: the group and as many bits below it as the fraction needs.
         window = Signal(GROUP + FRACTION_BITS, reset_less=True)
+        width, four = len(window), 4 * GROUP
         padded = Cat(C(0, FRACTION_BITS), total)
-        with m.Switch(group):
-            for number in range(groups):
-                with m.Case(number):
-                    m.d.sync += window.eq(padded[number * GROUP:])
+        rough = choose([padded[start:start + width + four - GROUP]
+                        for start in range(0, numerics.SUM_BITS, four)], group[2:], m, self._vendor)
+        m.d.sync += window.eq(choose([rough[start:start + width]
+                                      for start in range(0, four, GROUP)], group[:2], m,
+                                     self._vendor))
         return window, delay(m, group, 1, "group"), delay(m, below_one, 1, "below_one")
 
     def _fine(self, m, window, group):
@@ -75,7 +78,9 @@ class Reciprocal(wiring.Component):
         for number in range(GROUP):
             with m.If(window[FRACTION_BITS + number]):
                 m.d.comb += place.eq(number)
-        m.d.sync += [fraction.eq(window >> place), exponent.eq(Cat(place, group))]
+        m.d.sync += [fraction.eq(choose([window[start:start + FRACTION_BITS]
+                                         for start in range(GROUP)], place, m, self._vendor)),
+                     exponent.eq(Cat(place, group))]
         return fraction, exponent
 
     def _interpolate(self, m, fraction, odd):
@@ -83,16 +88,22 @@ class Reciprocal(wiring.Component):
         root = delay(m, self.root, 3, "root")
         high = numerics.FUNCTION_BITS - REST_BITS
         # RSQRT has a fraction bit less; its highest segment bit tells odd from even exponents.
-        segment = Mux(root, Cat(fraction[-(high - 1):], odd), fraction[-high:])
+        segments = fraction[-high:], Cat(fraction[-(high - 1):], odd)
         rest = Mux(root, fraction[1:1 + REST_BITS], fraction[:REST_BITS])
-        slope = rom(m, Cat(segment, root), _SLOPE, "slope")
-        base = rom(m, Cat(segment, root), _BASE, "base")
         m.submodules.multiplier = multiplier = Multiplier(width_a=9, width_b=9,
                                                           vendor=self._vendor)
-        m.d.comb += [multiplier.a.eq(slope), multiplier.b.eq(rest)]
-        product, base = multiplier.p, delay(m, base, multiplier.LATENCY, "base")
-        sum14 = Signal(FRACTION_BITS + 1, reset_less=True)
-        m.d.sync += sum14.eq(base + (product >> REST_BITS) + product[REST_BITS - 1])
+        slopes, bases = [], []
+        for name, segment, unwanted, slope, base in zip(("recip", "rsqrt"), segments, (root, ~root),
+                                                        _SLOPES, _BASES):
+            slopes.append(rom(m, segment, slope, f"slope_{name}"))
+            base = clearable(m, rom(m, segment, base, f"base_{name}"), unwanted,
+                             f"base_{name}_or_0")
+            bases.append(delay(m, base, multiplier.LATENCY - 1, f"base_{name}"))
+        m.d.comb += [multiplier.a.eq(Mux(root, slopes[1], slopes[0])), multiplier.b.eq(rest)]
+        product, sum14 = multiplier.p, Signal(FRACTION_BITS + 1, reset_less=True)
+        m.d.sync += sum14.eq(add(m, len(sum14), lambda a, b, c, d: (a, c | d),
+                                 a=product[REST_BITS:].as_signed(), c=bases[0], d=bases[1],
+                                 carry=product[REST_BITS - 1], vendor=self._vendor))
         return sum14
 
     def _pack(self, m, sum14, exponent, below_one):

@@ -1,5 +1,5 @@
 """RED: reduces lanes and vectors to one value: a sum, a maximum, or a function of a sum."""
-from amaranth import Module, Mux, Signal, signed
+from amaranth import C, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,7 +9,8 @@ from arch.faults import Fault
 from arch.isa import UNITS
 from arch.queues import Stream
 from hdl.choose import operand
-from hdl.pipeline import all_equal, delay, limit, shift_coarse, shift_fine
+from hdl.logic_cells import add
+from hdl.pipeline import clearable, delay, limit, shift_coarse, shift_fine
 from hdl.reciprocal import Reciprocal
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
                             fault_bit, stream_width)
@@ -24,6 +25,12 @@ def _levels(values, combine, count):
     for _ in range(count):
         values = [combine(*pair) for pair in zip(values[::2], values[1::2])]
     return values
+
+
+def _both(left, right):
+    """Sum and maximum of two nodes."""
+    (sum_a, max_a), (sum_b, max_b) = left, right
+    return sum_a + sum_b, Mux(max_a < max_b, max_b, max_a)
 
 
 class Red(wiring.Component):
@@ -71,25 +78,27 @@ class Red(wiring.Component):
         # Cycle 0: operands.
         x = [delay(m, lane, 1 + before, f"x_{number}")
              for number, lane in enumerate(self._operand(m))]
-        # Cycles 1 to 3, extra stages apart: accumulators.
-        total = self._sum(m, x, 2 + before + within, within)
-        largest = self._max(m, x, 3 + before + within, within)
+        # Cycles 1 to 3, extra stages apart: tree and accumulators.
+        node = [delay(m, value, within, name) for name, value in
+                zip(("sum", "max"), self._tree(m, x, 1 + before))]
+        total, largest = self._accumulate(m, *node, 3 + before + within)
 
-        # Cycle 3: who is done, and with what.
-        extra = before + within
-        done = delay(m, issue.valid & issue.j_last, 3 + extra, "done", reset=True)
-        op = delay(m, issue.op, 3 + extra, "op")
-        post = delay(m, issue.post, 3 + extra, "post")
+        # Cycle 4: who is done, and with what.
+        at = 4 + before + within
+        done = delay(m, issue.valid & issue.j_last, at, "done", reset=True)
+        op = delay(m, issue.op, at, "op")
+        post = delay(m, issue.post, at, "post")
         is_function = (op == _OP["RECIP"]) | (op == _OP["RSQRT"])
         rounded = self._rounded(m, total, post)
         m.submodules.reciprocal = reciprocal = Reciprocal(vendor=self._vendor)
         m.d.comb += [reciprocal.total.eq(total), reciprocal.bias.eq(post),
                      reciprocal.root.eq(op == _OP["RSQRT"])]
 
-        # Cycle 4 (SUM, MAX) and 9 (RECIP, RSQRT): the result.
+        # Cycle 5 (SUM, MAX) and 10 (RECIP, RSQRT): the result.
         plain = delay(m, done & ~is_function, 1, "plain", reset=True)
         function = delay(m, done & is_function, Reciprocal.LATENCY, "function", reset=True)
         take_max = delay(m, op == _OP["MAX"], 1, "take_max")
+        largest = delay(m, largest, 1, "largest")
         y, valid, collision = Signal(signed(16), reset_less=True), Signal(), Signal()
         m.d.sync += [y.eq(Mux(function, reciprocal.o.as_signed(),
                               Mux(take_max, largest, rounded))),
@@ -114,52 +123,56 @@ class Red(wiring.Component):
             m.d.comb += self.fault.causes[fault_bit(fault)].eq(register)
         return x
 
-    def _issue_at(self, m, cycle, name):
-        """Whether an operation has reached the accumulator, and whether it restarts it."""
-        return (delay(m, self.issue.j_first, cycle, f"{name}_first"),
-                delay(m, self.issue.valid, cycle, f"{name}_valid", reset=True))
+    def _tree(self, m, x, cycle):
+        """Cycles 1 and 2: sum and maximum of the lanes (cycle 3).
 
-    def _sum(self, m, x, cycle, within):
-        """Cycle 1: two levels of the tree. Cycle 2: the others and the accumulator."""
-        depth = self._config.lane_bits
-        tree = _levels(x, lambda a, b: a + b, min(depth, _FIRST_LEVELS))
-        tree = [delay(m, node, 1, f"sum_{number}") for number, node in enumerate(tree)]
-        tree = _levels(tree, lambda a, b: a + b, depth - min(depth, _FIRST_LEVELS))
-        node = delay(m, tree[0], within, "sum")
-        total = Signal(signed(numerics.SUM_BITS), reset_less=True)
-        first, valid = self._issue_at(m, cycle, "sum")
-        with m.If(valid):
-            m.d.sync += total.eq(Mux(first, 0, total) + node)
-        return total
-
-    def _max(self, m, x, cycle, within):
-        """Cycles 1 and 2: the tree, on saturated lanes. Cycle 3: the accumulator.
-
-        Saturation does not change the order, so it may come first and narrow the tree.
+        MAX compares by the difference where a sum is made of registers: the adders of the first
+        level take the second operand inverted, those behind a register get it so.
         """
-        depth, tree = self._config.lane_bits, []
-        for number, lane in enumerate(x):
-            low = Signal(signed(16), name=f"max_{number}")
-            m.d.comb += low.eq(Mux(all_equal(lane[15:]), lane[:16].as_signed(),
-                                   limit(lane[-1], 16)))
-            tree.append(low)
-        larger = lambda a, b: Mux(a < b, b, a)  # noqa: E731 - one line says it best
-        for level in range(depth):
-            tree = _levels(tree, larger, 1)
-            if level in (0, depth - 1 if depth < 3 else 2):
-                tree = [delay(m, node, 1, f"max_{level}_{number}")
-                        for number, node in enumerate(tree)]
-        node = delay(m, tree[0], within, "max")
+        is_max = delay(m, self.issue.op == _OP["MAX"], cycle, "is_max")
+        nodes = []
+        for a, b in zip(x[::2], x[1::2]):
+            total = add(m, 33, lambda a, b, c, d: (a, (b ^ c) & d), a=a, b=b, c=is_max, d=C(1, 1),
+                        vendor=self._vendor).as_signed()
+            # Bit 16 as it would be if the low 16 bits were all.
+            b_wins = total[16] ^ a[16] ^ b[16] ^ a[15] ^ b[15]
+            nodes.append((total, Mux(b_wins, b[:16], a[:16]).as_signed()))
+        depth = self._config.lane_bits
+        nodes = _levels(nodes, _both, min(depth, _FIRST_LEVELS) - 1)
+        nodes = [(clearable(m, total, is_max, f"sum_{node}"),
+                  clearable(m, ~largest if node % 2 else largest, ~is_max, f"max_{node}"))
+                 for node, (total, largest) in enumerate(nodes)]
+        if depth > _FIRST_LEVELS:
+            nodes = [self._join(m, *pair) for pair in zip(nodes[::2], nodes[1::2])]
+            nodes = _levels(nodes, _both, depth - _FIRST_LEVELS - 1)
+        total, largest = nodes[0]
+        return delay(m, total, 1, "sum_node"), delay(m, largest, 1, "max_node")
+
+    def _join(self, m, left, right):
+        """Two nodes of registers, of which sums or maxima are 0; the right maximum is inverted."""
+        (sum_a, max_a), (sum_b, max_b) = left, right
+        total = add(m, len(sum_a) + 1, lambda a, b, c, d: (a | b, c | d), a=sum_a, b=max_a,
+                    c=sum_b, d=max_b, vendor=self._vendor).as_signed()
+        return total, Mux(total[16], ~max_b, max_a).as_signed()
+
+    def _accumulate(self, m, node, largest_node, cycle):
+        """Cycle 3: the accumulators (cycle 4)."""
+        total = Signal(signed(numerics.SUM_BITS), reset_less=True)
         largest = Signal(signed(16), reset_less=True)
-        first, valid = self._issue_at(m, cycle, "max")
-        with m.If(valid & (first | (largest < node))):
-            m.d.sync += largest.eq(node)
-        return largest
+        first = delay(m, self.issue.j_first, cycle, "first")
+        valid = delay(m, self.issue.valid, cycle, "valid", reset=True)
+        more = add(m, len(total), lambda a, b, c, d: (a, b & c), a=node, b=total, c=~first,
+                   vendor=self._vendor)
+        with m.If(valid):
+            m.d.sync += total.eq(more)
+        with m.If(valid & (first | (largest < largest_node))):
+            m.d.sync += largest.eq(largest_node)
+        return total, largest
 
     def _rounded(self, m, total, post):
-        """Cycle 3: coarse shift. Cycle 4: fine shift, rounding, saturation."""
-        low, high = shift_coarse(m, total, post[2:], 16, "shift")
+        """Cycle 4: coarse shift. Cycle 5: fine shift, rounding, saturation."""
+        low, high = shift_coarse(m, total, post[2:], 16, "shift", self._vendor)
         low, high, sign, fine = (delay(m, value, 1, name) for value, name in (
             (low, "shift_low"), (high, "shift_high"), (total[-1], "sign"), (post[:2], "fine")))
-        rounded, over = shift_fine(m, low, high, sign, fine, 16, "shift")
-        return Mux(over, limit(sign, 16), rounded)
+        rounded, over = shift_fine(m, low, high, fine, 16, "shift", self._vendor)
+        return Mux(over | ~sign & rounded[-1], limit(sign, 16), rounded)

@@ -3,7 +3,7 @@
 The numeric definition of every operation is `arch.numerics`; this file multiplexes the operands,
 carries the operation along the pipeline and masks lanes. The arithmetic is in `hdl.vxm_lane`.
 """
-from amaranth import Module, Mux, Signal, signed
+from amaranth import C, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -74,7 +74,8 @@ class Vxm(wiring.Component):
         prepare = delay(m, control, 1 + before, "prepare")
         multiply = delay(m, prepare, 1, "multiply")
         fine = delay(m, multiply, 3 + within, "fine")
-        result = delay(m, fine, 2 + after, "result")
+        add = delay(m, fine, 1, "add")
+        result = delay(m, add, 1 + after, "result")
         beyond = Signal(config.lanes, reset_less=True)
         m.d.sync += beyond.eq(~((2 << self.position[:config.lane_bits]) - 1))
 
@@ -83,21 +84,24 @@ class Vxm(wiring.Component):
             m.submodules[f"lane_{number}"] = lane
             m.d.comb += [
                 lane.a.eq(delay(m, self._taken(m, a[number], no_a, 0), before, f"a_{number}")),
-                lane.b.eq(delay(m, self._taken(m, b[number], no_b, 1), before, f"b_{number}")),
+                lane.b.eq(delay(m, self._taken(m, b[number], no_b, 1, control.exp | control.act),
+                                before, f"b_{number}")),
                 # SILU and GELU have no addend.
                 lane.c.eq(delay(m, self._taken(m, c[number], no_c | control.act, 0), before,
                                 f"c_{number}")),
                 lane.i_prepare.eq(prepare), lane.i_multiply.eq(multiply),
-                lane.i_fine.eq(fine), lane.i_result.eq(result),
-                lane.masked.eq(CONTROL(result).mask & beyond[number]),
+                lane.i_fine.eq(fine), lane.i_add.eq(add), lane.i_result.eq(result),
+                lane.masked.eq(CONTROL(add).mask & beyond[number]),
                 self.o_vxm.data[number].eq(lane.o),
             ]
         return m
 
-    def _taken(self, m, value, absent, instead):
+    def _taken(self, m, value, absent, instead, clear=C(0, 1)):
         """Register of an operand, and what stands in its place."""
         register = Signal.like(value, name="taken", reset_less=True)
-        with m.If(absent):
+        with m.If(clear):
+            m.d.sync += register.eq(0)
+        with m.Elif(absent):
             m.d.sync += register.eq(instead)
         with m.Else():
             m.d.sync += register.eq(value)
@@ -133,11 +137,11 @@ class Vxm(wiring.Component):
     def _control(self, m):
         """Decode the operation of cycle 0."""
         issue, control = self.issue, Signal(CONTROL)
-        exp, gelu = issue.op == _OP["EXP2"], issue.op == _OP["GELU"]
-        act = gelu | (issue.op == _OP["SILU"])
+        exp, silu, gelu = (issue.op == _OP[name] for name in ("EXP2", "SILU", "GELU"))
+        act = silu | gelu
         m.d.comb += [
             control.max.eq(issue.op == _OP["MAX"]), control.exp.eq(exp), control.act.eq(act),
-            control.gelu.eq(gelu), control.pre.eq(issue.pre), 
+            control.silu.eq(silu), control.gelu.eq(gelu), control.pre.eq(issue.pre), 
             control.post.eq(Mux(act, numerics.ACT_FRAC_BITS, issue.post)),
             control.b_float.eq(issue.b_float & ~exp & ~act),
             control.narrow.eq(~issue.wide | exp | act),

@@ -8,11 +8,15 @@ import numpy as np
 
 from arch import numerics
 from arch.faults import Fault, ScheduleError
+from arch.isa import UNITS
 from arch.queues import QUEUES, Stream, mem_stream
 from sim.legality import FUNCTION_OPS, StepPlan, accumulator, emits, reduction_step, takes
 from sim.queue_model import index_values
 
+#: Streams of 32-bit lanes, and the operands that take all bits of some.
 _WIDE = (Stream.ACC, Stream.VXM)
+_TAKES_WIDE = {(name, field.name): field.wide
+               for name, queue in QUEUES.items() for field in UNITS[queue.unit].fields}
 
 
 @dataclasses.dataclass
@@ -115,13 +119,14 @@ class Execution:
         if stream in self.watch:
             self.record.streams.append((cycle, stream, lanes.astype(np.int32)))
 
-    def _take(self, segment, field: str, cycle: int, wide: bool = False):
-        """Operand of this cycle: int64 lanes, the low 16 bits of them unless ``wide``."""
+    def _take(self, segment, field: str, cycle: int):
+        """Operand of this cycle: int64 lanes, the low 16 bits of them unless it takes all 32."""
         source = segment[field]
         lanes = self.streams[source].get(cycle)
         if lanes is None:
             raise ScheduleError(Fault.OPERAND, cycle, segment.queue, f"{field}: no value")
-        return numerics.as_lane(lanes) if source in _WIDE and not wide else lanes
+        cut = source in _WIDE and source not in _TAKES_WIDE[segment.queue, field]
+        return numerics.as_lane(lanes) if cut else lanes
 
     def _address(self, segment, index: int) -> int:
         address = int(segment.address[index])
@@ -222,7 +227,7 @@ class Execution:
 
     def _vxm(self, segment, index, cycle):
         zero = np.zeros(self.config.lanes, np.int64)
-        a, b, c = (self._take(segment, name, cycle, name == "a")
+        a, b, c = (self._take(segment, name, cycle)
                    if segment[name] else zero + (name == "b") for name in "abc")
         if segment.op in ("MAC", "MAX"):
             function = numerics.mac if segment.op == "MAC" else numerics.lane_max
@@ -245,9 +250,9 @@ class Execution:
         self._put(Stream.PERM, cycle + self.timing.perm, np.where(pattern < 0, 0, moved))
 
     def _red(self, segment, index, cycle):
-        lanes, j = self._take(segment, "x", cycle, wide=True), int(segment.j[index])
+        lanes, j = self._take(segment, "x", cycle), int(segment.j[index])
         if segment.op == "MAX":
-            value = int(lanes.max())
+            value = int(numerics.as_lane(lanes).max())
             self.total = value if j == 0 else max(self.total, value)
         else:
             self.total = int(lanes.sum()) + (self.total if j else 0)

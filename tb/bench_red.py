@@ -21,7 +21,7 @@ STREAMS, LANES = streams_of(CONFIG), CONFIG.lanes
 def result(op, vectors, post) -> int:
     """One value for all lanes of all vectors, from `arch.numerics`."""
     if op == "MAX":
-        return int(numerics.saturate(max(int(lanes.max()) for lanes in vectors), 16))
+        return max(int(numerics.as_lane(lanes).max()) for lanes in vectors)
     total = sum(int(lanes.sum()) for lanes in vectors)
     if op == "SUM":
         # In plain integers: shifts of 48 and more do not fit numpy.
@@ -85,7 +85,9 @@ BY_HAND = (
     ("SUM", 10, -1, 0, 3), ("SUM", -10, -1, 1, -8), ("SUM", -16, 1, 1, -4),
     ("SUM", 2**31 - 1, 0, 0, 32767), ("SUM", -2**31, -2**31, 0, -32768),
     ("SUM", -2**31, -2**31, 34, -1), ("SUM", 2**31 - 1, 0, 63, 0),
-    ("MAX", -5, -9, 7, -5), ("MAX", -2**31, -2**31, 0, -32768), ("MAX", 3, 2**31 - 1, 0, 32767),
+    ("MAX", -5, -9, 7, -5), ("MAX", 3, 2**31 - 1, 0, 3),
+    # Of the low 16 bits, -1 and 1.
+    ("MAX", -2**31 + 0xFFFF, -2**31 + 1, 0, 1),
     # 1 / 1 is 2**11 (mantissa) * 2**-11, of 12 bits the largest: 4095 with a shift of 12.
     ("RECIP", 1, 0, 0, (4095 << 4 | 12) - 0x10000), ("RECIP", 4, 0, 5, (4095 << 4 | 9) - 0x10000),
     ("RECIP", 0, 0, 3, -16), ("RECIP", -4, 0, 3, -16), ("RSQRT", 0, 0, 0, -16),

@@ -20,8 +20,7 @@ EDGES = np.array([0, 1, -1, 127, -128, 255, 256, 2048, 16383, 16384, 32767, -327
 
 
 def result(op, a, b, c, position, pre=0, post=0, b_float=0, wide=0, mask=0, j_last=1):
-    """What the contract says of operands as they lie on their streams."""
-    b, c = numerics.as_lane(b), numerics.as_lane(c)
+    """What the contract says of operands as they are taken."""
     y = {"MAC": lambda: numerics.mac(a, b, c, pre, post, b_float, wide),
          "MAX": lambda: numerics.lane_max(a, b, c, pre, post, b_float, wide),
          "EXP2": lambda: numerics.exp2(a, c, post),
@@ -51,8 +50,9 @@ class VxmBench(Bench):
         """Issue with the streams of ``sources`` (a, b, c); ``vectors`` by stream are on them."""
         operands = []
         for source, none in zip(sources, (0, 1, 0)):
-            operands.append(np.full(LANES, none) if source == Stream.NONE
-                            else np.array(vectors[source], np.int64))
+            lanes = np.full(LANES, none) if source == Stream.NONE else np.array(vectors[source],
+                                                                                np.int64)
+            operands.append(lanes if source == Stream.ACC else numerics.as_lane(lanes))
         for stream, lanes in vectors.items():
             self.streams.put(cycle, stream, lanes)
         self.issue.send(cycle, op, **dict(zip("abc", sources)), **fields)
@@ -120,9 +120,9 @@ async def by_hand(dut):
     bench = VxmBench(dut)
     await bench.start()
     for cycle, (op, a, b, c, fields, y) in enumerate(BY_HAND, 2):
-        for stream, value in ((Stream.VXM, a), (Stream.M3, b), (Stream.CONST, c)):
+        for stream, value in ((Stream.ACC, a), (Stream.M3, b), (Stream.CONST, c)):
             bench.streams.put(cycle, stream, [value] * LANES)
-        bench.issue.send(cycle, op, a=Stream.VXM, b=Stream.M3, c=Stream.CONST, **fields)
+        bench.issue.send(cycle, op, a=Stream.ACC, b=Stream.M3, c=Stream.CONST, **fields)
         bench.results.expect(cycle + bench.time.vxm, np.full(LANES, y))
     await bench.finish(40)
 

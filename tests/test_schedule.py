@@ -99,11 +99,11 @@ def test_period_of_a_loop():
              task("read", [("r0", "READ", 0)], (1, READ, 41))]
     assert body_starts(tasks).period == 41 + 1 - 3
     # The reducer's results of two rounds stay in order: the slow one, issued a cycle behind the
-    # fast one, arrives on cycle 1 + 10; that of the next round must be later, with a delay of 5.
+    # fast one, arrives on cycle 1 + 11; that of the next round must be later, with a delay of 6.
     times = timing(TINY)
-    assert (times.reduce, times.reduce_function) == (5, 10)
+    assert (times.reduce, times.reduce_function) == (6, 11)
     tasks = [task("fast", [("red", "SUM", 0)]), task("slow", [("red", "RECIP", 0)])]
-    assert body_starts(tasks).period == 1 + 10 + 1 - 5
+    assert body_starts(tasks).period == 1 + 11 + 1 - 6
 
 
 def test_sections_follow_each_other():

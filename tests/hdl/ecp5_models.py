@@ -1,22 +1,25 @@
-"""Behaviour of the ECP5 primitives that `hdl.cells` instantiates, as their data sheet has it.
+"""Behaviour of the ECP5 primitives that `hdl` instantiates, as their data sheet has it.
 
 `install` puts them in the place of Amaranth's ``Instance``, so that a ``vendor=True`` design can be
 simulated with its real port and parameter lists. They refuse what they do not model.
 
 Ref: Lattice FPGA-TN-02204 (DP16KD: normal write mode, output registers, byte enables on AD1..0 of
-18-bit ports), FPGA-TN-02205 (MULT18X18D), FPGA-DS-02012 (slice: PFUMX and L6MUX21).
+18-bit ports), FPGA-TN-02205 (MULT18X18D), FPGA-DS-02012 (slice: PFUMX and L6MUX21); CCU2C as in
+Yosys ``techlibs/ecp5/ccu2c_sim.vh``.
 """
 from amaranth import Cat, Elaboratable, Module, Mux, Signal, Value, signed
 from amaranth.lib import memory
 
 import hdl.cells
+import hdl.logic_cells
 
 
 def install(monkeypatch):
-    """Make `hdl.cells` build these models instead of primitives."""
+    """Make `hdl.cells` and `hdl.logic_cells` build these models instead of primitives."""
     models = {"MULT18X18D": Mult18x18d, "DP16KD": Dp16kd, "LUT4": Lut4, "PFUMX": Pfumx,
-              "L6MUX21": L6mux21, "TRELLIS_FF": Register}
-    monkeypatch.setattr(hdl.cells, "Instance", lambda kind, **ports: models[kind](ports))
+              "L6MUX21": L6mux21, "TRELLIS_FF": Register, "CCU2C": Ccu2c}
+    for module in (hdl.cells, hdl.logic_cells):
+        monkeypatch.setattr(module, "Instance", lambda kind, **ports: models[kind](ports))
 
 
 class _Primitive(Elaboratable):
@@ -38,6 +41,25 @@ class Lut4(_Primitive):
         m = Module()
         index = Cat(self.inputs[name] for name in "ABCD")
         m.d.comb += self.outputs["Z"].eq(self.parameters["INIT"].bit_select(index, 1))
+        return m
+
+
+class Ccu2c(_Primitive):
+    """Two full adders: a LUT4 propagates, a LUT2 of its lowest four bits generates."""
+
+    def elaborate(self, platform):
+        m = Module()
+        carry = self.inputs["CIN"]
+        for half in "01":
+            assert self.parameters[f"INJECT1_{half}"] == "NO"
+            index = Cat(self.inputs[name + half] for name in "ABCD")
+            init = self.parameters[f"INIT{half}"]
+            propagate, generate = Signal(name=f"p{half}"), Signal(name=f"g{half}")
+            m.d.comb += [propagate.eq(init.bit_select(index, 1)),
+                         generate.eq(init.bit_select(index[:2], 1)),
+                         self.outputs[f"S{half}"].eq(propagate ^ carry)]
+            carry = Mux(propagate, carry, generate)
+        m.d.comb += self.outputs["COUT"].eq(carry)
         return m
 
 

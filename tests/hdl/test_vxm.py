@@ -33,9 +33,9 @@ def values(rng, wide, lanes):
 
 
 def expected(config, op, operands, position, *, pre=0, post=0, b_float=0, wide=0, mask=0,
-             j_last=1, **_):
+             j_last=1, **sources):
     """`arch.numerics` applied to what the streams carry."""
-    a = operands["a"]
+    a = operands["a"] if sources["a"] == Stream.ACC else numerics.as_lane(operands["a"])
     b, c = (numerics.as_lane(operands[name]) for name in "bc")
     if op == "MAC":
         y = numerics.mac(a, b, c, pre, post, b_float, wide)
@@ -168,11 +168,11 @@ def test_every_shift():
         if exponent is not None:
             b = b & ~15 | exponent
         c = values(rng, False, TINY.lanes) >> 4
-        run.stream(cycle, Stream.VXM, a)
+        run.stream(cycle, Stream.ACC, a)
         run.stream(cycle, Stream.M0, b)
         run.stream(cycle, Stream.CONST, c)
         fields = {"pre": pre, "post": post, "b_float": exponent is not None, "wide": cycle % 3 > 0}
-        run.issue(cycle, op=OPS["MAC"], a=Stream.VXM, b=Stream.M0, c=Stream.CONST, **fields)
+        run.issue(cycle, op=OPS["MAC"], a=Stream.ACC, b=Stream.M0, c=Stream.CONST, **fields)
         want[cycle + 8] = numerics.mac(a, b, c, **fields)
     got, faults, _ = run.run(len(cases) + 8)
     assert not faults
@@ -180,12 +180,12 @@ def test_every_shift():
         assert np.array_equal(got[at], y), cases[at - 8]
 
 
-def test_sources_of_32_bits_are_cut_for_b_and_c():
+def test_sums_have_32_bits_and_results_are_cut():
     run, lanes = bench(), TINY.lanes
     run.stream(0, Stream.VXM, [0x18003] * lanes)
-    run.issue(0, op=OPS["MAC"], a=Stream.NONE, b=Stream.VXM, c=Stream.VXM)
-    run.stream(1, Stream.VXM, [0x28002] * lanes)
-    run.issue(1, op=OPS["MAC"], a=Stream.VXM, b=Stream.NONE, c=Stream.NONE, wide=1)
+    run.issue(0, op=OPS["MAC"], a=Stream.VXM)
+    run.stream(1, Stream.ACC, [0x28002] * lanes)
+    run.issue(1, op=OPS["MAC"], a=Stream.ACC, b=Stream.NONE, c=Stream.NONE, wide=1)
     run.issue(2, op=OPS["MAC"])
     got, faults, _ = run.run(12)
     assert not faults
@@ -210,6 +210,7 @@ def test_encoding_fault():
     """Reserved opcodes and source numbers, in each of the three source fields."""
     bad = [{"op": op} for op in range(16) if op not in OPS.values()]
     bad += [{"op": OPS["MAC"], name: source} for name in "abc" for source in range(10, 16)]
+    bad += [{"op": OPS["MAC"], name: source} for name in "bc" for source in range(6, 10)]
     run = bench()
     for number, fields in enumerate(bad):
         run.issue(2 * number, **fields)
