@@ -43,7 +43,7 @@ class Red(wiring.Component):
     may follow each other without a gap, unless two results meet: COLLISION on the cycle of the
     results, which are then lost.
 
-    Extra stages: the first between adder tree and accumulator, the second behind the operand
+    Extra stages: the first behind the first level of the tree, the second behind the operand
     multiplexer, the third at the result.
 
     Parameters
@@ -79,9 +79,8 @@ class Red(wiring.Component):
         x = [delay(m, lane, 1 + before, f"x_{number}")
              for number, lane in enumerate(self._operand(m))]
         # Cycles 1 to 3, extra stages apart: tree and accumulators.
-        node = [delay(m, value, within, name) for name, value in
-                zip(("sum", "max"), self._tree(m, x, 1 + before))]
-        total, largest = self._accumulate(m, *node, 3 + before + within)
+        total, largest = self._accumulate(m, *self._tree(m, x, 1 + before, within),
+                                          3 + before + within)
 
         # Cycle 4: who is done, and with what.
         at = 4 + before + within
@@ -123,7 +122,7 @@ class Red(wiring.Component):
             m.d.comb += self.fault.causes[fault_bit(fault)].eq(register)
         return x
 
-    def _tree(self, m, x, cycle):
+    def _tree(self, m, x, cycle, within):
         """Cycles 1 and 2: sum and maximum of the lanes (cycle 3).
 
         MAX compares by the difference where a sum is made of registers: the adders of the first
@@ -137,7 +136,9 @@ class Red(wiring.Component):
             # Bit 16 as it would be if the low 16 bits were all.
             b_wins = total[16] ^ a[16] ^ b[16] ^ a[15] ^ b[15]
             nodes.append((total, Mux(b_wins, b[:16], a[:16]).as_signed()))
-        depth = self._config.lane_bits
+        is_max, depth = delay(m, is_max, within, "is_max_within"), self._config.lane_bits
+        nodes = [tuple(delay(m, value, within, f"within_{node}") for value in pair)
+                 for node, pair in enumerate(nodes)]
         nodes = _levels(nodes, _both, min(depth, _FIRST_LEVELS) - 1)
         nodes = [(clearable(m, total, is_max, f"sum_{node}"),
                   clearable(m, ~largest if node % 2 else largest, ~is_max, f"max_{node}"))
