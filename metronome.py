@@ -20,7 +20,8 @@ from compiler.checkpoint import random_checkpoint
 from compiler.disasm import disassemble
 from compiler.errors import MetronomeError
 from compiler.files import in_one_piece
-from compiler.model import BUILT_IN, BUILT_IN_TOKENIZER, MODELS, Model, load_model
+from compiler.model import (BUILT_IN, BUILT_IN_OF, BUILT_IN_TOKENIZER, MODELS, Model,
+                            load_model)
 from compiler.pipeline import compile_model
 from compiler.program import (DEFAULT_PROFILE, Program, compile, is_image, load_image, load_program,
                               needed_sampling)
@@ -52,7 +53,8 @@ def generate(prompt: str = "", tokens: int | None = None, *, model: Model | None
              temperature: float = 0.0, seed: int = 0, top_k: int = 0, top_p: float = 1.0,
              stop: int | str | None = None) -> Generation:
     """Everything in one call: load, compile, run."""
-    program = compile(model or load_model(), config,
+    name = config if isinstance(config, str) else config.name
+    program = compile(model or load_model(profile=name), config,
                       sampling=needed_sampling(temperature, top_k, top_p))
     with Session(program, engine) as session:
         return session.generate(prompt, tokens, temperature=temperature, seed=seed, top_k=top_k,
@@ -132,8 +134,8 @@ def selftest(port: str | None = None, *, config: Config | str = DEFAULT_PROFILE,
     """
     from sim import selftest as checks
     config = profile(config) if isinstance(config, str) else config
-    if program is None and config.context >= 256:
-        program = compile(load_model(), config)
+    if program is None and (config.context >= 256 or config.name in BUILT_IN_OF):
+        program = compile(load_model(profile=config.name), config)
     if program is not None:
         image, compiled = program.image, program.compiled
     else:

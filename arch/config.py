@@ -215,6 +215,12 @@ PROFILES = {
                        program_depth=(("*", 48), ("vxm", 112), ("kv", 16), ("sample", 16),
                                       ("perm", 16), ("const", 64),
                                       *((f"r{bank}", 64) for bank in range(4)))),
+    # For a part with 28 multipliers, 56 block RAMs and 24,000 LUTs.
+    "ecp5_25k": Config(name="ecp5_25k", rows=4, columns=4, tile_columns=2, weight_depth=5120,
+                       accumulators=32, mxm_stages=1, const_depth=1024, context=64, vocab_max=128,
+                       program_depth=(("*", 48), ("vxm", 96), ("kv", 16), ("sample", 16),
+                                      ("perm", 16), ("red", 16), ("const", 32), ("r1", 64),
+                                      *((f"w{bank}", 32) for bank in range(4)))),
     "sim_large": Config(name="sim_large", activation_bits=10, weight_depth=131072,
                         mem_depth=1024, const_depth=16384, accumulators=64, patterns=32,
                         vocab_max=32768, param_columns=128, program_depth=(("*", 512),)),

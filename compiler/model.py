@@ -12,6 +12,8 @@ __all__ = ["Model", "load_model", "MODELS", "BUILT_IN", "BUILT_IN_TOKENIZER"]
 
 MODELS = pathlib.Path(__file__).parents[1] / "models"
 BUILT_IN, BUILT_IN_TOKENIZER = "shakespeare.bin", "shakespeare_tokenizer.bin"
+#: The built-in models of profiles that `BUILT_IN` is too large for; all have one vocabulary.
+BUILT_IN_OF = {"ecp5_25k": "shakespeare_small.bin"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Model:
         return notebook.table(f"Model {self.name}", self.summary())
 
 
-def load_model(path: str | None = None, tokenizer: str | None = None) -> Model:
+def load_model(path: str | None = None, tokenizer: str | None = None, *,
+               profile: str | None = None) -> Model:
     """Load a model: the built-in one, a llama2.c ``.bin`` or a Hugging Face folder.
 
     Parameters
@@ -53,6 +56,8 @@ def load_model(path: str | None = None, tokenizer: str | None = None) -> Model:
     tokenizer : str or None
         A llama2.c tokenizer ``.bin`` or a ``tokenizer.json``; a ``.bin`` model of one's own needs
         it, a folder has its own.
+    profile : str or None
+        Which built-in model: the one that fits this profile.
 
     Raises
     ------
@@ -60,6 +65,6 @@ def load_model(path: str | None = None, tokenizer: str | None = None) -> Model:
         If a file is missing or cannot be used.
     """
     if path is None:
-        path = MODELS / BUILT_IN
+        path = MODELS / BUILT_IN_OF.get(profile, BUILT_IN)
         tokenizer = tokenizer or MODELS / BUILT_IN_TOKENIZER
     return Model(*load_files(path, tokenizer), str(path))

@@ -15,6 +15,7 @@ Ref: llama2.c, export.py (legacy_export) and tokenizer.py (export).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 import struct
@@ -32,60 +33,76 @@ except ImportError as error:
           file=sys.stderr)
     raise SystemExit(2) from None
 
-DIM, HIDDEN, LAYERS, HEADS, KV_HEADS = 64, 172, 5, 8, 4
-HEAD_SIZE = DIM // HEADS
-CONTEXT = 256
 NORM_EPS, ROPE_THETA = 1e-5, 10000.0
 UNK, BOS, EOS, FIRST_CHAR = 0, 1, 2, 3
 GOLDEN_WINDOWS = 2
 
 
-def rope_tables() -> tuple[Tensor, Tensor]:
-    """Return cos and sin of the rotary angles, each [CONTEXT, HEAD_SIZE / 2]."""
-    rates = ROPE_THETA ** (-torch.arange(0, HEAD_SIZE, 2, dtype=torch.float64) / HEAD_SIZE)
-    angles = torch.outer(torch.arange(CONTEXT, dtype=torch.float64), rates)
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Sizes of a model; the defaults are those of stories260K."""
+    dim: int = 64
+    hidden: int = 172
+    layers: int = 5
+    heads: int = 8
+    kv_heads: int = 4
+    context: int = 256
+
+    @property
+    def head_size(self) -> int:
+        return self.dim // self.heads
+
+
+def rope_tables(shape: Shape) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of the rotary angles, each [context, head_size / 2]."""
+    size = shape.head_size
+    rates = ROPE_THETA ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+    angles = torch.outer(torch.arange(shape.context, dtype=torch.float64), rates)
     return angles.cos().float(), angles.sin().float()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate interleaved pairs of the last axis of x [batch, heads, time, HEAD_SIZE]."""
+    """Rotate interleaved pairs of the last axis of x [batch, heads, time, head_size]."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
 class Norm(nn.Module):
-    """Root-mean-square norm over the last axis, with a gain [DIM]."""
+    """Root-mean-square norm over the last axis, with a gain [dim]."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(DIM))
+        self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (DIM,), self.weight, NORM_EPS)
+        return F.rms_norm(x, x.shape[-1:], self.weight, NORM_EPS)
 
 
 class Block(nn.Module):
     """One decoder layer: grouped-query attention, then SwiGLU, both pre-normed."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.rms_att, self.rms_ffn = Norm(), Norm()
-        self.wq = nn.Linear(DIM, HEADS * HEAD_SIZE, bias=False)
-        self.wk = nn.Linear(DIM, KV_HEADS * HEAD_SIZE, bias=False)
-        self.wv = nn.Linear(DIM, KV_HEADS * HEAD_SIZE, bias=False)
-        self.wo = nn.Linear(HEADS * HEAD_SIZE, DIM, bias=False)
-        self.w1 = nn.Linear(DIM, HIDDEN, bias=False)
-        self.w2 = nn.Linear(HIDDEN, DIM, bias=False)
-        self.w3 = nn.Linear(DIM, HIDDEN, bias=False)
+        dim, hidden, kv_dim = shape.dim, shape.hidden, shape.kv_heads * shape.head_size
+        self.shape = shape
+        self.rms_att, self.rms_ffn = Norm(dim), Norm(dim)
+        self.wq = nn.Linear(dim, dim, bias=False)
+        self.wk = nn.Linear(dim, kv_dim, bias=False)
+        self.wv = nn.Linear(dim, kv_dim, bias=False)
+        self.wo = nn.Linear(dim, dim, bias=False)
+        self.w1 = nn.Linear(dim, hidden, bias=False)
+        self.w2 = nn.Linear(hidden, dim, bias=False)
+        self.w3 = nn.Linear(dim, hidden, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        h = self.rms_att(x)                                                # [B, T, DIM]
-        q = self.wq(h).unflatten(-1, (HEADS, HEAD_SIZE)).transpose(1, 2)   # [B, H, T, hs]
-        k = self.wk(h).unflatten(-1, (KV_HEADS, HEAD_SIZE)).transpose(1, 2)
-        v = self.wv(h).unflatten(-1, (KV_HEADS, HEAD_SIZE)).transpose(1, 2)
+        size, group = self.shape.head_size, self.shape.heads // self.shape.kv_heads
+        h = self.rms_att(x)                                                # [B, T, dim]
+        q = self.wq(h).unflatten(-1, (-1, size)).transpose(1, 2)           # [B, H, T, hs]
+        k = self.wk(h).unflatten(-1, (-1, size)).transpose(1, 2)
+        v = self.wv(h).unflatten(-1, (-1, size)).transpose(1, 2)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        k = k.repeat_interleave(HEADS // KV_HEADS, dim=1)
-        v = v.repeat_interleave(HEADS // KV_HEADS, dim=1)
+        k = k.repeat_interleave(group, dim=1)
+        v = v.repeat_interleave(group, dim=1)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.wo(mixed.transpose(1, 2).flatten(-2))
         h = self.rms_ffn(x)
@@ -95,16 +112,17 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """The whole model; the classifier is the embedding (tied)."""
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, shape: Shape, vocab_size: int) -> None:
         super().__init__()
-        self.embedding = nn.Parameter(torch.randn(vocab_size, DIM) * 0.05)
-        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
-        self.rms_final = Norm()
+        self.shape = shape
+        self.embedding = nn.Parameter(torch.randn(vocab_size, shape.dim) * 0.05)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.rms_final = Norm(shape.dim)
         for name, weight in self.blocks.named_parameters():
             if weight.ndim == 2:
-                scale = math.sqrt(2 * LAYERS) if name.split(".")[-2] in ("wo", "w2") else 1.0
+                scale = math.sqrt(2 * shape.layers) if name.split(".")[-2] in ("wo", "w2") else 1.0
                 nn.init.normal_(weight, std=0.7 / math.sqrt(weight.shape[1]) / scale)
-        cos, sin = rope_tables()
+        cos, sin = rope_tables(shape)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -133,7 +151,9 @@ def model_bytes(model: Decoder) -> bytes:
     for name in ("rms_att", "wq", "wk", "wv", "wo", "rms_ffn", "w1", "w2", "w3"):
         parts += [getattr(block, name).weight for block in blocks]
     parts += [model.rms_final.weight, model.cos, model.sin]
-    header = struct.pack("<7i", DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, vocab_size, CONTEXT)
+    shape = model.shape
+    header = struct.pack("<7i", shape.dim, shape.hidden, shape.layers, shape.heads,
+                         shape.kv_heads, vocab_size, shape.context)
     return header + b"".join(p.detach().numpy().astype("<f4").tobytes() for p in parts)
 
 
@@ -152,7 +172,7 @@ def windows(ids: Tensor, length: int) -> Tensor:
 
 @torch.no_grad()
 def validate(model: Decoder, rows: Tensor) -> float:
-    """Return mean nats per character over rows [n, CONTEXT]; BOS itself is not scored."""
+    """Return mean nats per character over rows [n, context]; BOS itself is not scored."""
     model.eval()
     total = 0.0
     for batch in rows.split(32):
@@ -165,7 +185,7 @@ def validate(model: Decoder, rows: Tensor) -> float:
 
 @torch.no_grad()
 def golden_bytes(model: Decoder, rows: Tensor) -> bytes:
-    """Return an .npz with 'tokens' int32 [n, CONTEXT] and 'logits' float32 [n, CONTEXT, vocab]."""
+    """Return an .npz with 'tokens' int32 [n, context] and 'logits' float32 [n, context, vocab]."""
     import io
 
     model.eval()
@@ -189,6 +209,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="model file to write")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer file to write")
     parser.add_argument("--golden", type=Path, help="golden logits (.npz) to write")
+    for field in dataclasses.fields(Shape):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default,
+                            help=f"of the model (default: {field.default})")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=16, help="windows in a step")
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
@@ -211,18 +234,21 @@ def main() -> int:
     except (OSError, UnicodeDecodeError) as error:
         print(f"train: cannot read the text: {error}", file=sys.stderr)
         return 2
+    shape = Shape(**{field.name: getattr(args, field.name)
+                     for field in dataclasses.fields(Shape)})
+    context = shape.context
     chars = sorted(set(text))
     number = {char: FIRST_CHAR + i for i, char in enumerate(chars)}
     ids = torch.tensor([number[char] for char in text])
     split = len(ids) * 9 // 10
-    train_ids, rows = ids[:split], windows(ids[split:], CONTEXT - 1)
-    if len(train_ids) <= CONTEXT or len(rows) == 0:
-        print(f"train: the text has {len(text)} characters; at least {20 * CONTEXT} are needed",
+    train_ids, rows = ids[:split], windows(ids[split:], context - 1)
+    if len(train_ids) <= context or len(rows) == 0:
+        print(f"train: the text has {len(text)} characters; at least {20 * context} are needed",
               file=sys.stderr)
         return 2
     write_atomically(args.tokenizer, tokenizer_bytes(chars))
 
-    model = Decoder(FIRST_CHAR + len(chars))
+    model = Decoder(shape, FIRST_CHAR + len(chars))
     matrices = [p for p in model.parameters() if p.ndim == 2]
     gains = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
@@ -232,12 +258,12 @@ def main() -> int:
           f"characters, {len(rows)} validation windows", flush=True)
 
     best, start = math.inf, time.monotonic()
-    offsets = torch.arange(CONTEXT)
+    offsets = torch.arange(context)
     for step in range(args.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps, args.rate, args.warmup)
-        starts = torch.randint(len(train_ids) - CONTEXT + 1, (args.batch, 1))
-        targets = train_ids[starts + offsets]                              # [B, CONTEXT]
+        starts = torch.randint(len(train_ids) - context + 1, (args.batch, 1))
+        targets = train_ids[starts + offsets]                              # [B, context]
         inputs = torch.cat((torch.full((args.batch, 1), BOS), targets[:, :-1]), dim=1)
         loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()

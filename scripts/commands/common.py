@@ -90,7 +90,7 @@ def program_of(options) -> metronome.Program:
                                  f"not {options.profile}")
         return program
     config = config_of(options)
-    model = metronome.load_model(options.model, options.tokenizer)
+    model = metronome.load_model(options.model, options.tokenizer, profile=config.name)
     sampling = _sampling(options)
     say(f"compiling {model.name} for {config.name}")
     return metronome.compile(model, config, calibration=calibration_of(options),
