@@ -87,6 +87,9 @@ class Register(enum.IntEnum):
     STATUS: bit 0 running, bit 1 fault. FAULT_CAUSE, FAULT_QUEUE: first fault and the id of its
     queue (0xFF: none in particular); FAULT_CYCLE0/1: its cycle in the step. POSITION: of the
     current or last step. CYCLES0/1: length of the last step. TIME0 to TIME3: free-running cycles.
+    MAGIC, PROTOCOL: `IDENTITY_MAGIC` and `PROTOCOL_VERSION`. DIGEST0 to DIGEST3: `Config.digest`.
+    BUILD0 to BUILD3: of a board the number that the first 16 hexadecimal digits of the SHA-256 of
+    its chip's RTL write, lowest bits first; 0 where nobody told the chip.
     """
     COMMAND = 0
     FIRST = 1
@@ -117,6 +120,10 @@ class Register(enum.IntEnum):
     DIGEST1 = 35
     DIGEST2 = 36
     DIGEST3 = 37
+    BUILD0 = 38
+    BUILD1 = 39
+    BUILD2 = 40
+    BUILD3 = 41
 
 
 RUN, ABORT, CLEAR = 1, 2, 4

@@ -30,6 +30,8 @@ class Chip(wiring.Component):
     config : Config
     vendor : bool
         Build multipliers and weight memories from ECP5 primitives.
+    build : int
+        64 bits by which the host knows this RTL (`arch.hostmap.Register.BUILD0`).
 
     Members
     -------
@@ -43,8 +45,8 @@ class Chip(wiring.Component):
     trace_v_valid, trace_v_data : stream VXM.
     """
 
-    def __init__(self, *, config: Config, vendor: bool = False):
-        self.config, self._vendor = config, vendor
+    def __init__(self, *, config: Config, vendor: bool = False, build: int = 0):
+        self.config, self._vendor, self._build = config, vendor, build
         banks = {}
         for bank in range(config.mem_banks):
             banks |= {f"trace_w{bank}_valid": Out(1),
@@ -61,7 +63,7 @@ class Chip(wiring.Component):
         m = Module()
         slices, issues, results, faults = self._slices(m)
         self._connect_streams(m, slices, results)
-        m.submodules.sequencer = self._sequencer = Sequencer(config=self.config)
+        m.submodules.sequencer = self._sequencer = Sequencer(config=self.config, build=self._build)
         self._queues = self._connect_queues(m, issues, faults)
         self._connect_host(m, slices)
         self._trace(m, slices)

@@ -1,5 +1,6 @@
 """Distributed RAM with one write and one read port, deep ones with the multiplexer of the FPGA."""
 from amaranth import Module, Signal
+from amaranth.hdl import Fragment
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -50,6 +51,8 @@ class LutRam(wiring.Component):
 
     def elaborate(self, platform):
         if isinstance(platform, Outline):
+            if self.memory is not None:
+                Fragment.get(self.memory, platform)  # Else Amaranth warns of an unused memory.
             return platform.cell(self, depth=self._depth, granularity=self._granularity)
         m = Module()
         if not self._vendor:

@@ -15,6 +15,8 @@ class Registers(wiring.Component):
     Parameters
     ----------
     config : Config
+    build : int
+        What BUILD0 to BUILD3 hold.
 
     Members
     -------
@@ -26,8 +28,8 @@ class Registers(wiring.Component):
     running, fault, cause, queue, fault_cycle, position, length : to be read.
     """
 
-    def __init__(self, *, config: Config):
-        self._config = config
+    def __init__(self, *, config: Config, build: int = 0):
+        self._config, self._build = config, build
         super().__init__({
             "host": In(BusSignature()), "run": Out(1), "clear": Out(1), "abort": Out(1),
             **{name: Out(16) for name in ("first", "prompt", "limit", "vocabulary", "temperature")},
@@ -63,7 +65,8 @@ class Registers(wiring.Component):
             Register.TIME0: time[:16], **{Register.TIME1 + n: high[16 * n:16 * n + 16]
                                           for n in range(3)},
             Register.MAGIC: IDENTITY_MAGIC, Register.PROTOCOL: PROTOCOL_VERSION,
-            **{Register.DIGEST0 + n: digest >> 16 * n & 0xFFFF for n in range(4)}}
+            **{Register.DIGEST0 + n: digest >> 16 * n & 0xFFFF for n in range(4)},
+            **{Register.BUILD0 + n: self._build >> 16 * n & 0xFFFF for n in range(4)}}
 
         # A read: the word is chosen on the cycle of the request, given two cycles later.
         m.d.sync += read_word.eq(0)

@@ -37,6 +37,8 @@ class Sequencer(wiring.Component):
     Parameters
     ----------
     config : Config
+    build : int
+        For the registers BUILD0 to BUILD3.
 
     Members
     -------
@@ -55,8 +57,8 @@ class Sequencer(wiring.Component):
     event : `event_layout`, one per step. It holds a full context and never pushes back.
     """
 
-    def __init__(self, *, config: Config):
-        self._config = config
+    def __init__(self, *, config: Config, build: int = 0):
+        self._config, self._build = config, build
         causes = data.ArrayLayout(len(Fault) - 1, len(QUEUES))
         super().__init__({
             "host": In(BusSignature()), "ended": In(len(QUEUES)), "causes": In(causes),
@@ -73,7 +75,7 @@ class Sequencer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.registers = registers = Registers(config=config)
+        m.submodules.registers = registers = Registers(config=config, build=self._build)
         m.submodules.faults = faults = FaultRecorder()
         m.submodules.events = events = fifo.SyncFIFOBuffered(
             width=event_layout(config).size, depth=config.context)

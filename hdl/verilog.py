@@ -57,6 +57,11 @@ def digest(component) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def build_number(config: Config) -> int:
+    """What BUILD0 to BUILD3 of a board with this chip hold (`arch.hostmap.Register`)."""
+    return int(digest(Chip(config=config))[:16], 16)
+
+
 def to_verilog(config: Config, vendor: bool = False) -> str:
     """Verilog of the chip, for simulation; equal for equal sources and arguments."""
     return _verilog(to_rtlil(config, vendor))
@@ -64,7 +69,7 @@ def to_verilog(config: Config, vendor: bool = False) -> str:
 
 def board_verilog(config: Config, clock_hz: float, baud: float) -> str:
     """Verilog of `hdl.board.Board`, for simulation."""
-    board = Board(config=config, clock_hz=clock_hz, baud=baud)
+    board = Board(config=config, clock_hz=clock_hz, baud=baud, build=build_number(config))
     return _verilog(rtlil.convert(board, name=f"metronome_board_{config.name}", emit_src=False))
 
 

@@ -1,4 +1,4 @@
-// The C++ side of the virtual board: clock, and the far end of the serial line, bit by bit.
+// The C++ side of the virtual board: clock, the far end of the serial line and the flash, bit by bit.
 //
 // Built together with what Verilator makes of hdl/board.py. Plain C functions, loaded with ctypes.
 #include <cstdint>
@@ -14,6 +14,37 @@ namespace {
 // Ten bits: start, eight of data from the lowest on, stop.
 constexpr int kFrameBits = 10;
 
+// An SPI flash in mode 0 that can be read (command 0x03) and is erased where nobody wrote it.
+struct Flash {
+    std::vector<uint8_t> content;
+    uint32_t offset = 0;             // address of the first byte of `content`
+    bool clock = false;
+    uint64_t shift = 0;
+    unsigned bits = 0;
+    uint8_t out = 1;
+
+    uint8_t byte_at(uint32_t address) const {
+        return address - offset < content.size() ? content[address - offset] : 0xFF;
+    }
+
+    // What the pins do to it; returns its output.
+    uint8_t pins(bool select, bool now, bool in) {
+        if (!select) {
+            bits = 0;
+            shift = 0;
+        } else if (now && !clock) {
+            if (bits < 32) shift = shift << 1 | in;
+            ++bits;
+        } else if (!now && clock && bits >= 32 && shift >> 24 == 0x03) {
+            unsigned place = bits - 32;
+            uint32_t address = (shift & 0xFFFFFF) + place / 8;
+            out = byte_at(address & 0xFFFFFF) >> (7 - place % 8) & 1;
+        }
+        clock = now;
+        return out;
+    }
+};
+
 struct Board {
     VerilatedContext context;
     std::unique_ptr<Vtop> top = std::make_unique<Vtop>(&context, "board");
@@ -25,6 +56,7 @@ struct Board {
     unsigned taking = 0, taking_left = 0;
     double taking_next = 0;          // cycle of the next sample of what comes
     uint64_t cycle = 0, broken = 0;
+    Flash flash;
 
     void edge() {
         top->clk = 0;
@@ -32,6 +64,7 @@ struct Board {
         top->clk = 1;
         top->eval();
         ++cycle;
+        top->flash_in = flash.pins(top->flash_select, top->flash_clock, top->flash_out);
     }
 
     void send() {
@@ -68,9 +101,12 @@ struct Board {
 
 extern "C" {
 
-Board* board_new(double period) {
+// `flash` holds `size` bytes from `offset` on.
+Board* board_new(double period, const uint8_t* flash, uint64_t size, uint32_t offset) {
     auto* board = new Board;
     board->period = period;
+    board->flash.content.assign(flash, flash + size);
+    board->flash.offset = offset;
     board->top->uart_rx = 1;
     board->top->rst = 1;
     for (int i = 0; i < 4; ++i) board->edge();
@@ -99,10 +135,13 @@ void board_take(Board* board, uint8_t* out) {
 
 uint64_t board_waiting(Board* board) { return board->waiting.size(); }
 
-// Lamps, lowest bit first: alive, running, fault, line.
+void board_button(Board* board, int level) { board->top->button = level; }
+
+// Lamps, lowest bit first: alive, running, fault, line, speaking.
 int board_lamps(Board* board) {
     const auto& top = *board->top;
-    return top.led_alive | top.led_running << 1 | top.led_fault << 2 | top.led_line << 3;
+    return top.led_alive | top.led_running << 1 | top.led_fault << 2 | top.led_line << 3
+        | top.led_speaking << 4;
 }
 
 }  // extern "C"

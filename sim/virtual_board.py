@@ -11,6 +11,7 @@ import threading
 import tty
 
 from arch.config import Config
+from arch.flash import IMAGE_OFFSET
 from sim import rtl, toolchain
 from sim.verilator_build import LIBRARY, Options, Source, build
 
@@ -30,6 +31,8 @@ class VirtualBoard:
     config : Config
     notify : callable
         Told in words when a build begins.
+    flash : bytes
+        What the flash holds from the model's place on (`arch.flash`).
 
     Attributes
     ----------
@@ -37,13 +40,15 @@ class VirtualBoard:
         Path of the pseudo-terminal to open, while the board is running (as a context).
     """
 
-    def __init__(self, config: Config, notify=lambda text: None):
-        self.config, self.port = config, None
+    def __init__(self, config: Config, notify=lambda text: None, flash: bytes = b""):
+        self.config, self.port, self._flash = config, None, flash
         made = rtl.generate_board(config, CLOCK_HZ, BAUD, notify)
         source = Source(f"the board of profile {config.name}", made.top, made.verilog, "", {}, SHIM)
         library = ctypes.CDLL(str(build(source, Options(), notify) / LIBRARY))
         library.board_new.restype = ctypes.c_void_p
-        library.board_new.argtypes = [ctypes.c_double]
+        library.board_new.argtypes = [ctypes.c_double, ctypes.c_char_p, ctypes.c_uint64,
+                                      ctypes.c_uint32]
+        library.board_button.argtypes = [ctypes.c_void_p, ctypes.c_int]
         library.board_free.argtypes = [ctypes.c_void_p]
         library.board_run.restype = ctypes.c_uint64
         library.board_run.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint64,
@@ -61,7 +66,8 @@ class VirtualBoard:
                                  toolchain.yosys)
 
     def __enter__(self):
-        self._board = self._library.board_new(CLOCK_HZ / BAUD)
+        self._board = self._library.board_new(CLOCK_HZ / BAUD, self._flash, len(self._flash),
+                                              IMAGE_OFFSET)
         self._master, slave = os.openpty()
         tty.setraw(slave)
         self._slave, self.port = slave, os.ttyname(slave)
@@ -83,7 +89,11 @@ class VirtualBoard:
         """State of the lamps by name."""
         bits = self._library.board_lamps(self._board)
         return {name: bool(bits >> bit & 1)
-                for bit, name in enumerate(("alive", "running", "fault", "line"))}
+                for bit, name in enumerate(("alive", "running", "fault", "line", "speaking"))}
+
+    def press(self, level: bool) -> None:
+        """Hold the button down, or let it go."""
+        self._library.board_button(self._board, level)
 
     def _serve(self) -> None:
         """Carry bytes between the pseudo-terminal and the pins; the clock never stands still."""
