@@ -8,6 +8,7 @@ import json
 import os
 import sys
 
+from arch.boards import BOARDS, BoardError
 from arch.config import PROFILES, ConfigError
 from arch.faults import ScheduleError
 from arch.image import ImageError
@@ -165,6 +166,29 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seeds", metavar="N", type=_count, default=1,
                          help="placements to try (default: 1)")
 
+    command = add("bitstream", "bitstream", "build the bitstream of a board")
+    command.add_argument("--board", metavar="NAME", required=True,
+                         help=f"one of {', '.join(BOARDS)}")
+    command.add_argument("-o", "--output", metavar="DIR", default=".",
+                         help="folder for the .bit and its report (default: here)")
+    command.add_argument("--seeds", metavar="N", type=_count, default=1,
+                         help="placements to try; the fastest is taken (default: 1)")
+
+    command = add("flash", "flash", "write bitstream and model to the flash of a board")
+    command.add_argument("--board", metavar="NAME", required=True,
+                         help=f"one of {', '.join(BOARDS)}")
+    command.add_argument("--bitstream", metavar="FILE",
+                         help="bitstream to write (default: the one in the cache, or none with "
+                         "--model-only)")
+    command.add_argument("--model-only", action="store_true",
+                         help="leave the bitstream that is in the flash")
+    command.add_argument("--image", metavar="IMAGE", help="model to write (default: the built-in "
+                         "one that fits)")
+    command.add_argument("--temperature", metavar="T", type=float, default=0.8,
+                         help="0 for greedy, else 0.0625 to 100 (default: %(default)s)")
+    command.add_argument("-o", "--output", metavar="FILE",
+                         help="write the model's bytes to a file, and nothing to a board")
+
     command = add("selftest", "selftest", "check a board: memories, a model, every cycle")
     _profile_argument(command)
     command.add_argument("--port", metavar="DEV", help="serial port of the board")
@@ -202,7 +226,7 @@ def main(arguments: list | None = None) -> int:
     except ScheduleError as error:
         print(f"metronome: {error}", file=sys.stderr)
         return EXIT_FAILED
-    except (MetronomeError, ConfigError, ImageError, IsaError) as error:
+    except (MetronomeError, BoardError, ConfigError, ImageError, IsaError) as error:
         print(f"metronome: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except MemoryError:

@@ -32,8 +32,8 @@ rename -hide w:*
 # Measured: no cell is saved by more than 8000, and no MHz is gained by less.
 scratchpad -set abc9.D 8000
 # As by default, but with more cuts of a node (8 by default) and rounds of area recovery: 3 % less.
-scratchpad -set abc9.script "{script}"
-synth_ecp5 -top {top} -json netlist.json
+scratchpad -set abc9.script "{abc9}"
+synth_ecp5 -top {top} -json {netlist}
 """
 _ABC9 = ("+&scorr; &sweep; &dc2; &dch -f; &ps; "
          "&if -C 32 -F 5 -A 5 {W} {D} {R} -v; &mfs")
@@ -81,6 +81,11 @@ def lut4_equivalent(cells: dict) -> int:
     return sum(sites * cells.get(kind, 0) for kind, sites in LUT_SITES.items())
 
 
+def script(top: str, netlist: str) -> str:
+    """What Yosys does with ``top``.il."""
+    return _SYNTHESISE.format(top=top, netlist=netlist, abc9=_ABC9)
+
+
 def synthesise(config: Config, unit: str, folder: pathlib.Path) -> dict:
     """Synthesise a unit in ``folder``.
 
@@ -104,7 +109,7 @@ def synthesise(config: Config, unit: str, folder: pathlib.Path) -> dict:
                for name, vendor in (("simulated", False), ("synthesised", True))}
     text = rtlil.convert(known[unit](config), name=TOP, emit_src=False)
     (folder / f"{TOP}.il").write_text(text)
-    (folder / "synth.ys").write_text(_SYNTHESISE.format(top=TOP, script=_ABC9))
+    (folder / "synth.ys").write_text(script(TOP, "netlist.json"))
     done = toolchain.yosys().run("-q", "-l", "yosys.log", "synth.ys", cwd=folder)
     if done.returncode:
         complaint = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]

