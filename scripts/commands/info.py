@@ -1,5 +1,8 @@
 """``metronome info``: the profiles, the boards, and which engines run here and why not."""
+import dataclasses
+
 import metronome
+from arch.boards import BOARDS
 
 
 def run(options) -> dict:
@@ -11,13 +14,18 @@ def run(options) -> dict:
             print(f"  {name:<10} {sizes['rows']} x {sizes['columns']} MACs, "
                   f"{sizes['weight_bytes'] // 1024} KiB of weights, "
                   f"context {sizes['context']}, vocabulary up to {sizes['vocab_max']}")
-        print("boards\n  none in this version")
+        print("boards")
+        for name, spec in BOARDS.items():
+            print(f"  {name:<10} {spec.part}, profile {spec.profile}, "
+                  f"{spec.clock_hz / 1e6:.0f} MHz; not yet run on hardware")
         print("engines")
         for name, reason in engines.items():
             print(f"  {name:<10} {'runs here' if reason is None else reason}")
         print("tools")
         for name, version in tools.items():
             print(f"  {name:<13} {version}")
-    return {"profiles": profiles, "boards": {}, "tools": tools,
+    return {"profiles": profiles,
+            "boards": {name: dataclasses.asdict(spec) for name, spec in BOARDS.items()},
+            "tools": tools,
             "engines": {name: {"available": reason is None, "reason": reason}
                         for name, reason in engines.items()}}
