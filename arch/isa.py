@@ -192,8 +192,8 @@ UNITS = {unit.name: unit for unit in (
         Field("order", _const(2), "`Order` of the repeat indices"),
         Field("start", _const(1), "1: k = 0 overwrites the accumulator, 0: every step adds"),
         Field("half0", _const(2), "which `rows` lanes of the vector serve k = 0"),
-        _source("x0", "activations of the columns of half 0", *_VECTORS),
-        _source("x1", "activations of the columns of half 1", *_VECTORS),
+        _source("x0", "activations of the columns of half 0", *_BANKS, Stream.CONST),
+        _source("x1", "activations of the columns of half 1", *_BANKS, Stream.CONST),
         Field("shift", _const(4), "activations are shift-rounded right by this and saturated to "
               "activation_bits, symmetrically"),
         Field("accumulator", lambda config: config.accumulator_bits, "first accumulator"),

@@ -96,8 +96,8 @@ def timing(config: Config) -> Timing:
     # cycle after its issue.
     matmul_to_drain = 5 + config.pairs + hops + config.mxm_stages
     # The activations of the first row pair meet their weights on the third cycle; the banks take
-    # two. A run-time write is taken, saturated, moved to its lines and written.
-    weight_read, weight_write = 1, 3
+    # two. A run-time write is taken, saturated, moved to its lines, sent to the tiles and written.
+    weight_read, weight_write = 1, 4
     sample_skew = GENERATOR_ROUNDS + 5
     return Timing(
         mem_read=1 + config.mem_stages,
@@ -109,7 +109,7 @@ def timing(config: Config) -> Timing:
         # is negative: the overwriting step may be issued before the drain.
         drain_to_matmul=1 + hops - matmul_to_drain,
         drain=2 + config.drain_stages,
-        read_out=weight_write + 5,
+        read_out=weight_write + 6,
         weight_read=weight_read,
         weight_write=weight_write,
         kv_write_to_matmul=weight_write + 1 - weight_read,

@@ -83,7 +83,6 @@ class ActivationFeed(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config, vendor = self._config, self._vendor
-        rows = config.rows
         # Cycle t: take.
         lanes, valid, defined = operand(m, self.streams, self.i_source, "mxm", "x0", config)
         m.d.comb += [self.o_valid.eq(valid), self.o_defined.eq(defined)]
@@ -92,26 +91,27 @@ class ActivationFeed(wiring.Component):
         with m.If(self.i_take):
             m.d.sync += [held[lane].eq(lanes[lane]) for lane in range(config.lanes)]
         bits = config.activation_bits
-        # Every feed has its own registers.
-        part, shift = Signal.like(self.i_part), Signal.like(self.i_shift)
-        within = Signal(16 - bits, reset_less=True)
-        m.d.sync += within.eq(still_counts(self.i_shift, bits))
-        m.d.comb += Cat(shift, part).eq(copies(m, Cat(self.i_shift, self.i_part), 1, "control",
-                                               vendor)[0])
-        fine = copies(m, shift[:2], 1, "fine", vendor)[0]
-        for row in range(rows):
-            # Cycle t + 1: choose the part, shift by a multiple of four.
-            lane = Signal(16, name=f"lane_{row}")
-            m.d.comb += lane.eq(choose(held[row::rows], part))
-            shifted, beyond = shift_coarse(m, lane, shift[2:], within, bits, f"coarse_{row}",
-                                           vendor)
-            coarse = Signal(bits + 4, name=f"shifted_{row}", reset_less=True)
-            outside = Signal(name=f"outside_{row}", reset_less=True)
-            sign = Signal(name=f"sign_{row}", reset_less=True)
-            m.d.sync += [coarse.eq(shifted), outside.eq(beyond), sign.eq(lane[15])]
-            # Cycle t + 2: shift by the rest, round, saturate.
-            result = Signal(signed(bits), name=f"o_{row}", reset_less=True)
-            m.d.sync += result.eq(shift_fine(m, coarse, outside, sign, fine, bits, f"fine_{row}",
-                                             vendor))
-            m.d.comb += self.o[row].eq(result)
+        # Every row pair has its own registers.
+        controls = copies(m, Cat(self.i_shift, still_counts(self.i_shift, bits), self.i_part),
+                          config.pairs, "control", vendor)
+        for pair, control in enumerate(controls):
+            fine = Signal(2, name=f"fine_{pair}", reset_less=True)
+            m.d.sync += fine.eq(control[:2])
+            shift, rest = control[:len(self.i_shift)], control[len(self.i_shift):]
+            within, part = rest[:16 - bits], rest[16 - bits:]
+            for row in (2 * pair, 2 * pair + 1):
+                # Cycle t + 1: choose the part, shift by a multiple of four.
+                lane = Signal(16, name=f"lane_{row}")
+                m.d.comb += lane.eq(choose(held[row::config.rows], part))
+                shifted, beyond = shift_coarse(m, lane, shift[2:], within, bits, f"coarse_{row}",
+                                               vendor)
+                coarse = Signal(bits + 4, name=f"shifted_{row}", reset_less=True)
+                outside = Signal(name=f"outside_{row}", reset_less=True)
+                sign = Signal(name=f"sign_{row}", reset_less=True)
+                m.d.sync += [coarse.eq(shifted), outside.eq(beyond), sign.eq(lane[15])]
+                # Cycle t + 2: shift by the rest, round, saturate.
+                result = Signal(signed(bits), name=f"o_{row}", reset_less=True)
+                m.d.sync += result.eq(shift_fine(m, coarse, outside, sign, fine, bits,
+                                                 f"fine_{row}", vendor))
+                m.d.comb += self.o[row].eq(result)
         return m

@@ -1,22 +1,21 @@
-"""The platform hook: multiplier, weight memory and multiplexers, as ECP5 primitives or as twins.
+"""The platform hook: weight memory, multiplexers and copies, as ECP5 primitives or as twins.
 
-``vendor=True`` instantiates MULT18X18D and DP16KD, whose internal registers Yosys cannot infer, the
-multiplexers of a slice, for which it takes half as many LUTs again, and TRELLIS_FF where copies of
-a register stay apart. ``vendor=False`` describes the same cycles in plain Amaranth for every
-simulator and other targets.
+``vendor=True`` instantiates DP16KD and, in `hdl.dsp`, MULT18X18D and ALU54B, whose internal
+registers Yosys cannot infer, the multiplexers of a slice, for which it takes half as many LUTs
+again, and TRELLIS_FF where copies of a register stay apart. ``vendor=False`` describes the same
+cycles in plain Amaranth for every simulator and other targets.
 ``tests/hdl/test_cells.py`` proves the two equal against models of the primitives.
 
 `hdl.choose.choose` is the door to the multiplexers, and its tree of ``Mux`` their twin.
 
-Ref: Lattice FPGA-TN-02204 (ECP5 memory), FPGA-TN-02205 (ECP5 sysDSP); port and parameter names as
-in Yosys ``techlibs/ecp5/cells_bb.v``.
+Ref: Lattice FPGA-TN-02204 (ECP5 memory); port and parameter names as in Yosys
+``techlibs/ecp5/cells_bb.v``.
 """
-from amaranth import Array, Cat, ClockSignal, Const, Instance, Module, Signal, Value, signed
+from amaranth import Array, Cat, ClockSignal, Const, Instance, Module, Signal, Value
 from amaranth.hdl import Fragment
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-DSP_WIDTH = 18
 BYTE_BITS = 9
 WORD_BITS = 2 * BYTE_BITS
 #: Words of one DP16KD with 18-bit ports, and with 9-bit ports.
@@ -40,63 +39,6 @@ class Outline:
                  for path, member, value in component.signature.flatten(component)}
         return Instance(type(component).__name__, i_clk=ClockSignal(), **ports,
                         **{f"p_{name}": value for name, value in parameters.items()})
-
-
-class Multiplier(wiring.Component):
-    """Signed multiplier with registered operands and a registered product.
-
-    The product of the operands on ``a`` and ``b`` on cycle t is on ``p`` on cycle t + `LATENCY`.
-    The registers have no reset.
-
-    Parameters
-    ----------
-    width_a, width_b : int
-        Operand widths, 2 to 18 bits. The product has ``width_a + width_b`` bits.
-    vendor : bool
-        Instantiate MULT18X18D.
-    """
-    LATENCY = 2
-
-    def __init__(self, *, width_a: int = DSP_WIDTH, width_b: int = DSP_WIDTH,
-                 vendor: bool = False):
-        for name, width in (("width_a", width_a), ("width_b", width_b)):
-            if not 2 <= width <= DSP_WIDTH:
-                raise ValueError(f"{name} must be 2 to {DSP_WIDTH}, not {width!r}")
-        self._vendor = vendor
-        super().__init__({"a": In(signed(width_a)), "b": In(signed(width_b)),
-                          "p": Out(signed(width_a + width_b))})
-
-    def elaborate(self, platform):
-        if isinstance(platform, Outline):
-            return platform.cell(self)
-        m = Module()
-        if self._vendor:
-            m.submodules.dsp = self._primitive(m)
-        else:
-            a = Signal.like(self.a, reset_less=True)
-            b = Signal.like(self.b, reset_less=True)
-            p = Signal.like(self.p, reset_less=True)
-            m.d.sync += [a.eq(self.a), b.eq(self.b), p.eq(a * b)]
-            m.d.comb += self.p.eq(p)
-        return m
-
-    def _primitive(self, m):
-        """MULT18X18D with input registers A and B and the output register, all on CLK0."""
-        a, b = Signal(signed(DSP_WIDTH)), Signal(signed(DSP_WIDTH))
-        p = Signal(2 * DSP_WIDTH)
-        m.d.comb += [a.eq(self.a), b.eq(self.b), self.p.eq(p)]
-        ports = {f"i_{port}{bit}": value[bit] for port, value in (("A", a), ("B", b))
-                 for bit in range(DSP_WIDTH)}
-        ports |= {f"i_C{bit}": 0 for bit in range(DSP_WIDTH)}
-        ports |= {f"o_P{bit}": p[bit] for bit in range(2 * DSP_WIDTH)}
-        for register in ("INPUTA", "INPUTB", "OUTPUT"):
-            ports |= {f"p_REG_{register}_CLK": "CLK0", f"p_REG_{register}_CE": "CE0",
-                      f"p_REG_{register}_RST": "RST0"}
-        for number in range(4):
-            ports |= {f"i_CLK{number}": ClockSignal() if number == 0 else 0,
-                      f"i_CE{number}": int(number == 0), f"i_RST{number}": 0}
-        return Instance("MULT18X18D", **ports, p_GSR="DISABLED", i_SIGNEDA=1, i_SIGNEDB=1,
-                        i_SOURCEA=0, i_SOURCEB=0)
 
 
 class Copies(wiring.Component):

@@ -2,7 +2,7 @@
 
 Yosys makes and-or logic of a ``Switch`` with many cases, which takes half as many LUTs again, and
 a tree of its own multiplexers never uses PFUMX: 3, 7 and 15 LUTs for 4, 8 and 16 inputs. With
-``vendor`` the cells are instantiated: 2, 4 and 8.
+``vendor`` the cells are instantiated: 2, 4 and 8, and 3 for most places of five.
 """
 from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
@@ -49,6 +49,8 @@ def _either(bit, low, high):
 
 def _choose_cells(m, values, index):
     """Groups of four by PFUMX, pairs of full groups by L6MUX21, twice; LUTs for what remains."""
+    if 4 < len(values) <= 8 and sum(value is not None for value in values) == 5:
+        return _choose_five(m, values, index)
     nodes = []
     for first in range(0, len(values), 4):
         four = (values[first:first + 4] + [None] * 3)[:4]
@@ -68,6 +70,23 @@ def _choose_cells(m, values, index):
                 joined.append((_either(bit, low, high), False))
         nodes = joined
     return nodes[0][0]
+
+
+def _choose_five(m, values, index):
+    """Five of eight places: holes of the lower four take what is four places above them.
+
+    That leaves few above, mostly one, for LUTs behind the PFUMX.
+    """
+    low, high = list(values[:4]), list(values[4:]) + [None] * (8 - len(values))
+    for place in range(4):
+        if low[place] is None:
+            low[place], high[place] = high[place], None
+    known = [place for place in range(4) if high[place] is not None]
+    chosen = (_cells(m, multiplex_four, low, index[:2])
+              if sum(value is not None for value in low) >= 3 else _tree(low, index[:2]))
+    for place in known:
+        chosen = Mux(index[2] & (index[:2] == place), high[place], chosen)
+    return chosen
 
 
 def _cells(m, build, values, index):

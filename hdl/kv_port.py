@@ -6,13 +6,13 @@ from amaranth.lib.wiring import In, Out
 from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS, sources_of
-from hdl.cells import BYTE_BITS, bank_parts, copies
+from hdl.cells import BYTE_BITS, WORD_BITS, bank_parts, copies
 from hdl.choose import choose
 from hdl.mxm_tile import WeightPortSignature
 from hdl.signatures import FaultSignature, IssueSignature, StreamsSignature, fault_bit
 
 #: Cycles from ``r_en`` of the host to ``r_data``.
-HOST_READ_LATENCY = 8
+HOST_READ_LATENCY = 9
 _WRITE_K, _WRITE_V, _READ_OUT = (UNITS["kv"].op(name).code
                                  for name in ("WRITE_K", "WRITE_V", "READ_OUT"))
 
@@ -55,8 +55,8 @@ def saturated_byte(value, raw):
 
 
 class KvPort(wiring.Component):
-    """Unit "kv". A write issued on cycle t reaches the banks on cycle t + 3 and lands at its end;
-    the vector whose last part is issued on cycle t is given on cycle t + 7, for ACC on t + 8.
+    """Unit "kv". A write issued on cycle t reaches the banks on cycle t + 4 and lands at its end;
+    the vector whose last part is issued on cycle t is given on cycle t + 9, for ACC on t + 10.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class KvPort(wiring.Component):
     read_address, read_used : what port A of row pair 0 in the first tile of a half reads on the
         next cycle; entry k is the same, k cycles later.
     o, o_valid : vector read out; a bit of ``o_valid`` for the lanes of each tile.
-    fault : OPERAND, ADDRESS and ENCODING on cycle t, CONFLICT on t + 3, PARITY on t + 8.
+    fault : OPERAND, ADDRESS and ENCODING on cycle t, CONFLICT on t + 4, PARITY on t + 10.
     """
 
     def __init__(self, *, config: Config, vendor: bool = False):
@@ -95,11 +95,14 @@ class KvPort(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         write, read = self._decode(m)
-        access = self._place(m, write, read)
-        self._write(m, access)
-        self._reach(m, access)
-        self._conflict(m, access)
-        self._read_out(m, access)
+        late = [None, self._place(m, write, read)]
+        for stage in range(2, 9):
+            late.append(Signal.like(late[1], name=f"access_{stage}"))
+            m.d.sync += late[stage].eq(late[stage - 1])
+        self._write(m, late[1])
+        self._reach(m, late[2])
+        self._conflict(m, late[2])
+        self._read_out(m, late)
         return m
 
     def _decode(self, m):
@@ -171,7 +174,8 @@ class KvPort(wiring.Component):
         return access
 
     def _write(self, m, access):
-        """Cycle t + 1: saturate, make parity. Cycle t + 2: every byte to its line.
+        """Cycle t + 1: saturate, make parity. Cycle t + 2: every byte to its line. Cycle t + 3: to
+        the tiles, which are all over the chip and have registers of their own.
 
         Line l has the byte of lane l xor ``turn``: for V, column c of row r on line c xor r is lane
         c; for K, row r of column c is lane r of the half; for the host, lane r.
@@ -187,20 +191,22 @@ class KvPort(wiring.Component):
             m.d.comb += turn.eq(access.row)
         with m.Else():
             m.d.comb += turn.eq(access.column ^ Mux(access.host, 0, half))
-        turns = copies(m, turn, 2, "turn", self._vendor)
+        turns = copies(m, turn, 4, "turn", self._vendor)
         for low in range(0, len(turn), 2):
             index = [copy[low:low + 2] for copy in turns]
             stored = [choose([stored[line ^ number << low]
-                              for number in range(1 << len(index[0]))], index[line % 2], m,
+                              for number in range(1 << len(index[0]))], index[line % 4], m,
                              self._vendor)
                       for line in range(config.lanes)]
         lines = Signal(data.ArrayLayout(BYTE_BITS, config.lanes), reset_less=True)
-        # Cycle t + 3: at the banks.
         m.d.sync += [lines[line].eq(byte) for line, byte in enumerate(stored)]
-        m.d.comb += [port.lines.eq(lines) for port in self._ports]
+        # Cycle t + 4: at the banks.
+        everywhere = copies(m, lines, len(self._ports), "lines", self._vendor)
+        m.d.comb += [port.lines.as_value().eq(there)
+                     for port, there in zip(self._ports, everywhere)]
 
     def _reach(self, m, access):
-        """Cycle t + 1: decode the place. Cycle t + 3: at the banks."""
+        """Cycle t + 2: decode the place. Cycle t + 4: at the banks."""
         config = self._config
         parts = bank_parts(config.weight_depth)
         rows, columns = Signal(config.rows), Signal(config.columns)
@@ -225,7 +231,7 @@ class KvPort(wiring.Component):
                          port.columns.as_value().eq(register)]
 
     def _conflict(self, m, access):
-        """Cycle t + 3: does port A read a bank and word that is being written?
+        """Cycle t + 4: does port A read a bank and word that is being written?
 
         Of the entries of ``read_used``, WRITE_K meets those of every row pair in the tile of its
         column, WRITE_V those of its row pair in every tile. Compared one cycle ahead.
@@ -242,44 +248,44 @@ class KvPort(wiring.Component):
         m.d.sync += [met.eq(written & self.read_used & same),
                      self.fault.causes[fault_bit(Fault.CONFLICT)].eq(met.any())]
 
-    def _read_out(self, m, access):
-        """Cycle t + 5 to t + 7: collect the bytes of a column."""
+    def _read_out(self, m, late):
+        """Cycle t + 6 to t + 9: collect the bytes of a column; ``late[k]`` is that of cycle t + k.
+        """
         config, host = self._config, self.host
         rows, groups = config.rows, config.groups
-        late = [None, access]
-        for stage in range(2, 8):
-            late.append(Signal.like(access, name=f"access_{stage}"))
-            m.d.sync += late[stage].eq(late[stage - 1])
-        # Cycle t + 5: words at the outputs of the banks; every tile chooses a column.
+        # Cycle t + 6: words at the outputs of the banks; every tile chooses a column, told one cycle
+        # before.
         tile_bits = (config.tile_columns - 1).bit_length()
-        place = late[4].column[:tile_bits]
+        place = late[5].column[:tile_bits]
         if bank_parts(config.weight_depth) > 1:
-            place = Cat(late[4].address[-1], place)
-        places = copies(m, place, len(self._ports), "read_place", self._vendor)
-        m.d.comb += [port.read_place.eq(place) for port, place in zip(self._ports, places)]
-        # Cycle t + 6: choose a tile.
+            place = Cat(late[5].address[-1], place)
+        m.d.comb += [port.read_place.eq(place) for port in self._ports]
+        # Cycle t + 7: choose a tile.
         words = [port.read.as_value() for port in self._ports]
         chosen = Signal(data.ArrayLayout(BYTE_BITS, rows), reset_less=True)
-        tile, word = late[6].column[tile_bits:], chosen.as_value()
-        m.d.sync += word.eq(choose(words, tile, m, self._vendor))
-        # Cycle t + 7: the host takes its pair, the vector is put together.
-        now = late[7]
-        wrong, error, error_queue = Signal(), Signal(), Signal()
+        tiles = copies(m, late[6].column[tile_bits:], config.pairs, "read_tile", self._vendor)
+        for pair, tile in enumerate(tiles):
+            part = slice(pair * WORD_BITS, (pair + 1) * WORD_BITS)
+            m.d.sync += chosen.as_value()[part].eq(
+                choose([word[part] for word in words], tile, m, self._vendor))
+        # Cycle t + 8: the host takes its pair, the vector is put together.
+        now = late[8]
+        wrong, error, by_host, error_queue = Signal(), Signal(), Signal(), Signal()
         m.d.comb += wrong.eq(Cat(chosen[row].xor() for row in range(rows)).any() & now.read)
-        m.d.sync += [error.eq(wrong), error_queue.eq(wrong & ~now.host),
+        m.d.sync += [error.eq(wrong), by_host.eq(now.host), error_queue.eq(error & ~by_host),
                      self.fault.causes[fault_bit(Fault.PARITY)].eq(error_queue)]
-        emit = copies(m, late[6].read & ~late[6].host & late[6].emit, len(self._ports), "emit",
-                      self._vendor)
         pairs = [Cat(chosen[row][:8], chosen[row + 1][:8]) for row in range(0, rows, 2)]
         word = Signal(16, reset_less=True)
         m.d.sync += word.eq(choose(pairs, now.pair))
-        m.d.comb += [host.r_data.eq(word), host.r_error.eq(error),
-                     self.o_valid.eq(Cat(emit))]
+        m.d.comb += [host.r_data.eq(word), host.r_error.eq(error)]
         for group in range(groups):
-            here, past = now.part == group, now.part > group
             for row in range(rows):
-                byte = chosen[row][:8].as_signed()
+                # Parts come in order, so a part clears those behind it.
                 kept = Signal(signed(8), name=f"kept_{group}_{row}", reset_less=True)
-                with m.If(now.read & here):
-                    m.d.sync += kept.eq(byte)
-                m.d.comb += self.o[group * rows + row].eq(Mux(here, byte, Mux(past, kept, 0)))
+                with m.If(now.read & (now.part == group)):
+                    m.d.sync += kept.eq(chosen[row][:8])
+                with m.Elif(now.read & (now.part < group)):
+                    m.d.sync += kept.eq(0)
+                m.d.comb += self.o[group * rows + row].eq(kept)
+        emit = copies(m, now.read & ~now.host & now.emit, len(self._ports), "emit", self._vendor)
+        m.d.comb += self.o_valid.eq(Cat(emit))

@@ -4,8 +4,10 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from arch.config import Config
-from hdl.cells import BYTE_BITS, WORD_BITS, Multiplier, WeightBank, bank_parts, copies
+from hdl.cells import BYTE_BITS, WORD_BITS, WeightBank, bank_parts, copies
 from hdl.choose import choose
+from hdl.dsp import ProductSum
+from hdl.pipeline import delay
 
 
 def sum_bits(config: Config, count: int) -> int:
@@ -26,9 +28,9 @@ class WeightPortSignature(wiring.Signature):
     columns : which columns are accessed, by parts of the banks (`hdl.cells.WeightBank`).
     rows : of these, the rows that are written; none for a read.
     lines : bytes to write, nine bits each.
-    read_place : column, and part within it, whose word of this cycle's banks (address two cycles
-        ago) is wanted.
-    read : its bytes by row, one cycle after ``read_place``.
+    read_place : column, and part within it, whose word the banks show on the next cycle (address
+        one cycle ago) and ``read`` the cycle after.
+    read : its bytes by row.
     """
 
     def __init__(self, config: Config):
@@ -75,9 +77,12 @@ class MxmTile(wiring.Component):
         addresses = data.ArrayLayout(config.weight_address_bits, pairs)
         self.banks = {(column, pair): WeightBank(depth=config.weight_depth, vendor=vendor)
                       for column in range(columns) for pair in range(pairs)}
-        self._multipliers = {(column, row): Multiplier(width_a=config.activation_bits,
-                                                       width_b=config.weight_bits, vendor=vendor)
-                             for column in range(columns) for row in range(config.rows)}
+        self._products = {
+            (column, pair): ProductSum(
+                width_a=config.activation_bits, width_b=config.weight_bits,
+                width_c=sum_bits(config, 2 * pair) if pair else 0,
+                width_o=sum_bits(config, 2 * pair + 2), vendor=vendor)
+            for column in range(columns) for pair in range(pairs)}
         sums = data.ArrayLayout(signed(sum_bits(config, config.rows)), columns)
         super().__init__({
             "i_x": In(activations), "o_x": Out(activations),
@@ -91,7 +96,7 @@ class MxmTile(wiring.Component):
         self._hop(m)
         words = {key: self._bank(m, *key) for key in self.banks}
         for column in range(self._config.tile_columns):
-            self._sum(m, column, words)
+            self._sum(m, column)
         self._check(m, words)
         self._read_out(m)
         return m
@@ -106,7 +111,7 @@ class MxmTile(wiring.Component):
                      self.o_used.eq(used)]
 
     def _bank(self, m, column, pair):
-        """A weight bank and its two multipliers; returns the word that port A gives."""
+        """A weight bank and the two products of its words; returns the word that port A gives."""
         bank, port = self.banks[column, pair], self.port
         m.submodules[f"bank_{column}_{pair}"] = bank
         rows = (2 * pair, 2 * pair + 1)
@@ -119,38 +124,22 @@ class MxmTile(wiring.Component):
             bank.b_w_data.eq(Cat(port.lines[(self._first + column) ^ row] for row in rows)),
         ]
         # Cycle s + p + 2: weights and activations enter the multipliers.
-        for half in range(2):
-            row = 2 * pair + half
-            multiplier = self._multipliers[column, row]
-            m.submodules[f"multiplier_{column}_{row}"] = multiplier
-            weight = bank.a_r_data[half * BYTE_BITS:][:self._config.weight_bits]
-            m.d.comb += [multiplier.a.eq(self.i_x[row]), multiplier.b.eq(weight.as_signed())]
+        product = self._products[column, pair]
+        m.submodules[f"product_{column}_{pair}"] = product
+        weights = [bank.a_r_data[half * BYTE_BITS:][:self._config.weight_bits].as_signed()
+                   for half in range(2)]
+        m.d.comb += [product.a0.eq(self.i_x[rows[0]]), product.a1.eq(self.i_x[rows[1]]),
+                     product.b0.eq(weights[0]), product.b1.eq(weights[1])]
         return bank.a_r_data
 
-    def _sum(self, m, column, words):
-        """Partial sums of a column: pair p adds on cycle s + p + 4, and hands on to pair p + 1.
-
-        The first of the extra stages splits the two additions, the others follow the last sum.
-        """
+    def _sum(self, m, column):
+        """Partial sums of a column: pair p adds on cycle s + p + 4, and hands on to pair p + 1."""
         config = self._config
-        stages = config.mxm_stages
-        total = None
-        for pair in range(config.pairs):
-            low, high = (self._multipliers[column, 2 * pair + half].p for half in range(2))
-            name = f"{column}_{pair}"
-            # `keep` holds Yosys back from a three-operand adder, which takes more LUTs than two.
-            both = Signal(signed(sum_bits(config, 2)), name=f"both_{name}", attrs={"keep": 1},
-                          reset_less=True)
-            m.d["sync" if stages else "comb"] += both.eq(low + high)
-            partial = Signal(signed(sum_bits(config, 2 * pair + 2)), name=f"sum_{name}",
-                             reset_less=True)
-            m.d.sync += partial.eq(both if total is None else total + both)
-            total = partial
-        for stage in range(stages - 1):
-            later = Signal.like(total, name=f"sum_{column}_stage_{stage}", reset_less=True)
-            m.d.sync += later.eq(total)
-            total = later
-        m.d.comb += self.o_sum[column].eq(total)
+        chain = [self._products[column, pair] for pair in range(config.pairs)]
+        for before, product in zip(chain, chain[1:]):
+            m.d.comb += product.c.eq(before.o)
+        m.d.comb += self.o_sum[column].eq(delay(m, chain[-1].o, config.mxm_stages,
+                                                f"sum_{column}"))
 
     def _check(self, m, words):
         """Parity of the words that multipliers take, collected over the tile in two registers."""
@@ -159,21 +148,25 @@ class MxmTile(wiring.Component):
         m.d.sync += [used_1.eq(self.i_used), used_2.eq(used_1)]
         wrong = Signal(len(words))
         for index, ((_, pair), word) in enumerate(words.items()):
-            bad = word[:BYTE_BITS].xor() | word[BYTE_BITS:].xor()
-            m.d.sync += wrong[index].eq(bad & used_2[pair])
+            # An unused word resets the register, which takes no logic.
+            with m.If(used_2[pair]):
+                m.d.sync += wrong[index].eq(word[:BYTE_BITS].xor() | word[BYTE_BITS:].xor())
+            with m.Else():
+                m.d.sync += wrong[index].eq(0)
         parity = Signal()
         m.d.sync += parity.eq(wrong.any())
         m.d.comb += self.o_parity.eq(parity)
 
     def _read_out(self, m):
-        """Word of one column from port B, by row."""
+        """Word of one column from port B, by row. Every row pair has its own register to choose."""
         config = self._config
-        read = Signal(WORD_BITS * config.pairs, reset_less=True)
-        words = [Cat(self.banks[column, pair].b_r_data[part] for pair in range(config.pairs))
-                 for column in range(config.tile_columns)
-                 for part in range(bank_parts(config.weight_depth))]
-        if len(words) > 8:
-            m.d.sync += read.eq(choose(words, self.port.read_place))
-        else:
-            m.d.sync += read.eq(choose(words, self.port.read_place, m, self._vendor))
-        m.d.comb += self.port.read.as_value().eq(read)
+        places = copies(m, self.port.read_place, config.pairs, "read_place", self._vendor)
+        for pair, place in enumerate(places):
+            words = [self.banks[column, pair].b_r_data[part]
+                     for column in range(config.tile_columns)
+                     for part in range(bank_parts(config.weight_depth))]
+            # The cells join eight words at most.
+            cells = (m, self._vendor) if len(words) <= 8 else ()
+            read = Signal(WORD_BITS, name=f"read_{pair}", reset_less=True)
+            m.d.sync += read.eq(choose(words, place, *cells))
+            m.d.comb += self.port.read.as_value()[pair * WORD_BITS:][:WORD_BITS].eq(read)

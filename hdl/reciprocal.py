@@ -4,8 +4,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from arch import numerics
-from hdl.cells import Multiplier
 from hdl.choose import choose
+from hdl.dsp import Multiplier
 from hdl.logic_cells import add
 from hdl.pipeline import clearable, delay, rom
 

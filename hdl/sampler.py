@@ -8,8 +8,8 @@ from arch.config import Config
 from arch.faults import Fault
 from arch.isa import COUNT_BITS, UNITS, sources_of
 from arch.timing import timing
-from hdl.cells import Multiplier
 from hdl.choose import operand
+from hdl.dsp import Multiplier
 from hdl.gumbel import REST_BITS, SLOPE_BITS, GumbelTable
 from hdl.pipeline import delay
 from hdl.signatures import (FaultSignature, IssueSignature, StreamsSignature, fault_bit)

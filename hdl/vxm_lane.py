@@ -4,7 +4,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from arch import numerics
-from hdl.cells import Multiplier
+from hdl.dsp import Multiplier
 from hdl.logic_cells import Table, TableOr, add, gate
 from hdl.pipeline import all_equal, clearable, delay, rom, shift_coarse, shift_fine, shift_right
 

@@ -1,14 +1,15 @@
 ; y = gelu(x W1) W2: a multilayer perceptron of 8 inputs, 16 hidden units and 8 outputs.
 ;
 ; x has 5 fraction bits (constant 0), both weight matrices 7. The hidden units, with 11 fraction
-; bits, go to MEM bank 0, words 0 and 1; they enter the second product with 6. The result, with 9,
-; goes to bank 1, word 0. Weight words 0 to 3 hold W1 as 2 k + tile, words 4 to 7 hold W2.
+; bits, go to MEM bank 0, words 0 and 1, from where they enter the second product with 6. The
+; result, with 9, goes to bank 1, word 0. Weight words 0 to 3 hold W1 as 2 k + tile, words 4 to 7 hold W2.
 
 .profile tiny
 .let x first_issue+const_read
 .let sums x+2+matmul_to_drain           ; the first tile has its second step on x + 2
 .let hidden sums+drain+vxm+vxm          ; behind the requantising MAC and GELU
-.let second hidden+3+matmul_to_drain    ; four steps over the hidden units
+.let again hidden+mem_write_to_read     ; each word is read on the cycle that it can be
+.let second again+mem_read+3+matmul_to_drain    ; four steps over the hidden units
 .let y second+drain+vxm
 .row * generate=y+2 prompt=y+2
 
@@ -61,7 +62,7 @@
 
 .queue mxm
     MATMUL at=x n1=2 n2=2 s1=1 s2=2 order=K_OUTER start=1 x0=CONST x1=CONST
-    MATMUL at=hidden n1=4 s1=1 address=4 order=K_INNER start=1 x0=VXM x1=VXM shift=5 accumulator=2
+    MATMUL at=again+mem_read n1=4 s1=1 address=4 order=K_INNER start=1 x0=M0 x1=M0 shift=5 accumulator=2
     END
 
 .queue drain
@@ -73,6 +74,10 @@
     MAC at=sums+drain n1=2 d1=2 a=ACC post=1        ; 12 to 11 fraction bits
     GELU at=sums+drain+vxm n1=2 d1=2 a=VXM
     MAC at=second+drain a=ACC post=4                ; 13 to 9
+    END
+
+.queue r0
+    READ at=again n1=2 d1=2 s1=1
     END
 
 .queue w0

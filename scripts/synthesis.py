@@ -11,6 +11,7 @@ import statistics
 from arch.config import Config, profile
 from arch.queues import QUEUES
 from compiler.errors import MetronomeError
+from scripts import floorplan
 from sim import toolchain
 
 TOP = "top"
@@ -114,6 +115,7 @@ def synthesise(config: Config, unit: str, folder: pathlib.Path) -> dict:
     if done.returncode:
         complaint = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
         raise MetronomeError(f"Yosys failed: {(complaint or ['no message'])[0]}")
+    floorplan.apply(folder / "netlist.json", TOP)
     netlist = json.loads((folder / "netlist.json").read_text())
     cells = netlist["modules"][TOP]["cells"]
     declared = declared_memories((folder / "declared.txt").read_text())

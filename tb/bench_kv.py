@@ -134,8 +134,8 @@ async def operand_faults(dut):
     for missing in range(4):
         for j in range(4):
             bench.issues["mxm"].send(at + j, "MATMUL", order=Order.K_INNER, x0=Stream.CONST,
-                                     x1=Stream.VXM, j=j, j_first=j == 0, j_last=j == 3)
-            for stream in (Stream.CONST, Stream.VXM):
+                                     x1=Stream.M3, j=j, j_first=j == 0, j_last=j == 3)
+            for stream in (Stream.CONST, Stream.M3):
                 if stream == Stream.CONST or j != missing:
                     bench.streams.put(at + j, stream, np.ones(LANES))
         if missing % GROUPS == 0:

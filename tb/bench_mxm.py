@@ -89,7 +89,7 @@ async def orders(dut, order, half0):
     """Repeats in both directions, gaps, both start values, accumulators that wrap around."""
     bench, rng = MxmBench(dut), np.random.default_rng(half0)
     at = await bench.start(seed=half0)
-    common = {"rng": rng, "order": order, "half0": half0, "x0": Stream.M2, "x1": Stream.VXM}
+    common = {"rng": rng, "order": order, "half0": half0, "x0": Stream.M2, "x1": Stream.CONST}
     strides = {"s1": 0, "s2": 2} if order == Order.HOLD else {"s1": 1, "s2": 3}
     at = bench.matmul(at, n1=4, n2=4, d1=1, d2=1, accumulator=0, **strides, **common) + 3
     at = bench.matmul(at, n1=4, n2=3, d1=2, d2=5, start=0, address=1, accumulator=0, **strides,

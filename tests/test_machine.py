@@ -224,17 +224,17 @@ def wave(profile, kind, cycle, position):
     try:
         loaded.run([0] * (position + 1), 1, first=position)
     except ScheduleError as error:
-        assert (error.fault, error.cycle) == (Fault.CONFLICT, cycle + 3)
+        assert (error.fault, error.cycle) == (Fault.CONFLICT, cycle + 4)
         return None
     return loaded.read_mem(0, 0).tolist()
 
 
 @pytest.mark.parametrize("position, results", [
-    # Writes issued on 7, 8, 9, 10 land three cycles later. Column 0 (tile 0) of both pairs is read
+    # Writes issued on 6, 7, 8, 9 land four cycles later. Column 0 (tile 0) of both pairs is read
     # on 11 and 12, column 2 (tile 1) on 12 and 13, column 6 as column 2.
     (0, [9, None, None, 1]), (2, [9, 9, None, None, 1]), (6, [9, 9, None, None, 1])])
 def test_a_wave_meets_write_k(position, results):
-    for cycle, result in enumerate(results, 7):
+    for cycle, result in enumerate(results, 6):
         expected = [36] * 8
         if result is not None:
             expected[position] = 36 * result
@@ -248,7 +248,7 @@ def test_a_wave_meets_write_k(position, results):
     ("small", 7, [9, 9, 9, 9, None, 1]), ("small", 0, [9, None, 1])])
 def test_a_wave_meets_write_v(profile, position, results):
     rows = 8 if profile == "small" else 4
-    for cycle, result in enumerate(results, 7):
+    for cycle, result in enumerate(results, 6):
         expected = None if result is None else [9 * (rows - 1 + result)] * 8
         assert wave(profile, "V", cycle, position) == expected, cycle
 

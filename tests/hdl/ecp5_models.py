@@ -4,21 +4,22 @@
 simulated with its real port and parameter lists. They refuse what they do not model.
 
 Ref: Lattice FPGA-TN-02204 (DP16KD: normal write mode, output registers, byte enables on AD1..0 of
-18-bit ports), FPGA-TN-02205 (MULT18X18D), FPGA-DS-02012 (slice: PFUMX and L6MUX21); CCU2C as in
-Yosys ``techlibs/ecp5/ccu2c_sim.vh``.
+18-bit ports), FPGA-TN-02205 (MULT18X18D, ALU54B), FPGA-DS-02012 (slice: PFUMX and L6MUX21); CCU2C
+as in Yosys ``techlibs/ecp5/ccu2c_sim.vh``.
 """
 from amaranth import Cat, Elaboratable, Module, Mux, Signal, Value, signed
 from amaranth.lib import memory
 
 import hdl.cells
+import hdl.dsp
 import hdl.logic_cells
 
 
 def install(monkeypatch):
-    """Make `hdl.cells` and `hdl.logic_cells` build these models instead of primitives."""
-    models = {"MULT18X18D": Mult18x18d, "DP16KD": Dp16kd, "LUT4": Lut4, "PFUMX": Pfumx,
-              "L6MUX21": L6mux21, "TRELLIS_FF": Register, "CCU2C": Ccu2c}
-    for module in (hdl.cells, hdl.logic_cells):
+    """Make the modules of the platform hook build these models instead of primitives."""
+    models = {"MULT18X18D": Mult18x18d, "ALU54B": Alu54b, "DP16KD": Dp16kd, "LUT4": Lut4,
+              "PFUMX": Pfumx, "L6MUX21": L6mux21, "TRELLIS_FF": Register, "CCU2C": Ccu2c}
+    for module in (hdl.cells, hdl.dsp, hdl.logic_cells):
         monkeypatch.setattr(module, "Instance", lambda kind, **ports: models[kind](ports))
 
 
@@ -96,34 +97,74 @@ class Register(_Primitive):
         return m
 
 
-class Mult18x18d(_Primitive):
+class _Dsp(_Primitive):
     """Registers where ``REG_*_CLK`` is CLK0, enabled by CE0; RST0 must be 0."""
+
+    def check(self, *registers):
+        assert all(len(value) == 1 for value in self.inputs.values())
+        assert self.inputs["RST0"].value == 0
+        for name, value in self.parameters.items():
+            if name.startswith("REG_") and name.endswith("_CLK"):
+                assert name[4:-4] in registers and value in ("NONE", "CLK0")
+
+    def stage(self, m, register, value):
+        if self.parameters.get(f"REG_{register}_CLK", "NONE") == "NONE":
+            return value
+        assert self.parameters[f"REG_{register}_CE"] == "CE0"
+        q = Signal(value.shape(), name=register.lower())
+        with m.If(self.inputs["CE0"]):
+            m.d.sync += q.eq(value)
+        return q
+
+
+class Mult18x18d(_Dsp):
+    """Beside the product come the registered operands and whether it is signed."""
 
     def elaborate(self, platform):
         m = Module()
-        assert all(len(value) == 1 for value in self.inputs.values())
-        for name in ("INPUTA", "INPUTB", "OUTPUT", "PIPELINE"):
-            assert self.parameters.get(f"REG_{name}_CLK", "NONE") in ("NONE", "CLK0")
-
-        def stage(register, value):
-            if self.parameters.get(f"REG_{register}_CLK", "NONE") == "NONE":
-                return value
-            assert self.parameters[f"REG_{register}_CE"] == "CE0"
-            q = Signal(value.shape(), name=register.lower())
-            with m.If(self.inputs["CE0"]):
-                m.d.sync += q.eq(value)
-            return q
-
-        operands = []
+        self.check("INPUTA", "INPUTB", "OUTPUT", "PIPELINE")
+        operands = {}
         for name in "AB":
             raw = self.word(name, 18)
             value = Signal(signed(19), name=name.lower())
             m.d.comb += value.eq(Cat(raw, raw[17] & self.inputs[f"SIGNED{name}"]).as_signed())
-            operands.append(stage(f"INPUT{name}", value))
+            operands[name] = self.stage(m, f"INPUT{name}", value)
         product = Signal(signed(36))
-        m.d.comb += product.eq(operands[0] * operands[1])
-        product = stage("OUTPUT", stage("PIPELINE", product))
-        m.d.comb += [bit.eq(product[int(name[1:])]) for name, bit in self.outputs.items()]
+        m.d.comb += product.eq(operands["A"] * operands["B"])
+        product = self.stage(m, "OUTPUT", self.stage(m, "PIPELINE", product))
+        for name, bit in self.outputs.items():
+            if name == "SIGNEDP":
+                source = self.inputs["SIGNEDA"] | self.inputs["SIGNEDB"]
+            elif name.startswith("RO"):
+                source = operands[name[2]][int(name[3:])]
+            else:
+                source = product[int(name[1:])]
+            m.d.comb += bit.eq(source)
+        return m
+
+
+class Alu54b(_Dsp):
+    """A + B + C (opcode 4 on OP10..7) of the products; C is 0 or the input of that name, of which
+    bits that are not connected read as 1 here: what depends on them shows."""
+
+    def elaborate(self, platform):
+        m = Module()
+        self.check("OUTPUT0", "OUTPUT1")
+        assert self.parameters["REG_OUTPUT0_CLK"] == self.parameters["REG_OUTPUT1_CLK"]
+        opcode = sum(self.inputs[f"OP{bit}"].value << bit for bit in range(11))
+        choose_a, choose_b, choose_c = opcode & 3, opcode >> 2 & 3, opcode >> 4 & 7
+        assert (opcode >> 7, choose_a, choose_b) == (4, 1, 1) and choose_c in (0, 3)
+        terms = []
+        for side in "AB":
+            raw = self.word(f"M{side}", 36)
+            term = Signal(signed(37), name=f"term_{side}")
+            m.d.comb += term.eq(Cat(raw, raw[35] & self.inputs[f"SIGNEDI{side}"]).as_signed())
+            terms.append(term)
+        addend = Cat(self.inputs.get(f"C{bit}", 1) for bit in range(54)) if choose_c else 0
+        total = Signal(54)
+        m.d.comb += total.eq(terms[0] + terms[1] + addend)
+        total = self.stage(m, "OUTPUT0", total)
+        m.d.comb += [bit.eq(total[int(name[1:])]) for name, bit in self.outputs.items()]
         return m
 
 

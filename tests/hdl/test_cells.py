@@ -1,4 +1,4 @@
-"""Multiplier and weight bank: latencies, and the portable twins against the ECP5 primitives."""
+"""Weight bank, multiplexers, copies: latencies, and the twins against the ECP5 primitives."""
 import random
 
 import pytest
@@ -6,7 +6,7 @@ from amaranth import Module, Signal
 from amaranth.back import rtlil
 from amaranth.sim import Simulator
 
-from hdl.cells import Copies, Multiplier, WeightBank, bank_parts, parity_byte
+from hdl.cells import Copies, WeightBank, bank_parts, parity_byte
 from hdl.choose import Chooser
 from tests.hdl import ecp5_models
 
@@ -25,51 +25,6 @@ def both(build, monkeypatch):
     m.submodules.twin = twin = build(False)
     m.submodules.primitive = primitive = build(True)
     return m, twin, primitive
-
-
-def edges(rng, bits):
-    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
-    return rng.choice([low, low + 1, -1, 0, 1, high, rng.randint(low, high)])
-
-
-@pytest.mark.parametrize("vendor", [False, True])
-def test_multiplier_by_hand(vendor, monkeypatch):
-    ecp5_models.install(monkeypatch)
-    dut = Multiplier(width_a=10, width_b=8, vendor=vendor)
-    operands = [(3, 5), (-511, 127), (-512, -128), (0, 0), (0, 0)]
-    seen = []
-
-    async def testbench(ctx):
-        for a, b in operands:
-            ctx.set(dut.a, a)
-            ctx.set(dut.b, b)
-            seen.append(ctx.get(dut.p))
-            await ctx.tick()
-
-    simulate(dut, testbench)
-    assert seen[2:] == [15, -64897, 65536]
-
-
-@pytest.mark.parametrize("widths", [(18, 18), (10, 8), (8, 8), (2, 18)])
-def test_multiplier_equals_primitive(widths, monkeypatch):
-    rng = random.Random(str(widths))
-    m, twin, primitive = both(lambda vendor: Multiplier(width_a=widths[0], width_b=widths[1],
-                                                        vendor=vendor), monkeypatch)
-    history = []
-
-    async def testbench(ctx):
-        for cycle in range(300):
-            a, b = (edges(rng, width) for width in widths)
-            history.append(a * b)
-            for dut in (twin, primitive):
-                ctx.set(dut.a, a)
-                ctx.set(dut.b, b)
-            if cycle >= Multiplier.LATENCY:
-                expected = history[cycle - Multiplier.LATENCY]
-                assert (ctx.get(twin.p), ctx.get(primitive.p)) == (expected, expected)
-            await ctx.tick()
-
-    simulate(m, testbench)
 
 
 @pytest.mark.parametrize("count", range(3, 9))
@@ -173,13 +128,6 @@ def test_parity_byte_is_even():
     simulator = Simulator(m)
     simulator.add_testbench(testbench)
     simulator.run()
-
-
-@pytest.mark.filterwarnings("ignore::amaranth.UnusedElaboratable")
-@pytest.mark.parametrize("name, width", [("width_a", 19), ("width_b", 1)])
-def test_multiplier_refuses_width(name, width):
-    with pytest.raises(ValueError, match=f"^{name} must be 2 to 18, not {width}$"):
-        Multiplier(**{name: width})
 
 
 @pytest.mark.filterwarnings("ignore::amaranth.UnusedElaboratable")

@@ -46,7 +46,8 @@ def test_every_place(count, vendor, monkeypatch):
 
 @pytest.mark.parametrize("vendor", [False, True], ids=["tree", "cells"])
 @pytest.mark.parametrize("holes", [(0,), (2,), (3,), (0, 1), (1, 2), (0, 1, 2, 3), (4, 5, 6),
-                                   (0, 2, 4, 6), (0, 9)])
+                                   (0, 2, 4, 6), (0, 9), (0, 6, 7, 8, 9),
+                                   (1, 3, 6, 8, 9), (0, 1, 2, 8, 9), (5, 6, 7, 8, 9)])
 def test_holes(holes, vendor, monkeypatch):
     """The places that exist are found wherever the others are missing."""
     ecp5_models.install(monkeypatch)
