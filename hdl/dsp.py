@@ -5,8 +5,7 @@ and adds their products and a third number, in the output register that the slic
 a sum of products takes no logic at all. ``tests/hdl/test_dsp.py`` proves the twins equal.
 
 nextpnr knows no delays of ALU54B: it places one with its multipliers, but reports no path through
-it. Give its result a register of its own. Lattice's data sheet has a multiply-add with all
-registers at twice the clock of this machine.
+it, from one to the next or to logic. Give a result that leaves the slices a register of its own.
 
 Ref: Lattice FPGA-TN-02205 (ECP5 sysDSP; operation codes in its table of ALU54 opcodes); port and
 parameter names as in Yosys ``techlibs/ecp5/cells_bb.v``.

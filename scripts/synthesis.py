@@ -88,7 +88,7 @@ def script(top: str, netlist: str) -> str:
 
 
 def synthesise(config: Config, unit: str, folder: pathlib.Path) -> dict:
-    """Synthesise a unit in ``folder``.
+    """Synthesise a unit in ``folder``; the netlist names the sites of `scripts.floorplan`.
 
     Returns
     -------
