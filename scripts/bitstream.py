@@ -17,7 +17,7 @@ from collections.abc import Callable
 from arch.boards import BoardSpec
 from arch.hostmap import PROTOCOL_VERSION
 from compiler.errors import MetronomeError
-from scripts import synthesis
+from scripts import floorplan, synthesis
 from sim import toolchain
 
 TOP = "top"
@@ -59,9 +59,9 @@ class Plan:
 
     @property
     def identity(self) -> str:
-        """Hash of the design, its constraints and the tools."""
+        """Hash of the design, its constraints and sites, and the tools."""
         parts = [self.rtlil, self.constraints, self.script, " ".join(self.spec.device),
-                 json.dumps(self.tools, sort_keys=True)]
+                 floorplan.IDENTITY, json.dumps(self.tools, sort_keys=True)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -147,6 +147,8 @@ def _synthesise(made: Plan, folder: pathlib.Path) -> None:
         (work / f"{TOP}.il").write_text(made.rtlil)
         (work / "synth.ys").write_text(made.script)
         _checked(toolchain.yosys().run("-q", "-l", "yosys.log", "synth.ys", cwd=work), "Yosys")
+        if floorplan.DEVICE in made.spec.device:
+            floorplan.apply(work / NETLIST, TOP)
         os.replace(work / NETLIST, folder / NETLIST)
 
 

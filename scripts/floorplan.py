@@ -19,6 +19,8 @@ PLACES = (((0, 0), ((0, 0), (0, 1), (0, 2))), ((1, 0), ((0, 3), (1, 0), (1, 1)))
           ((1, 1), ((1, 2), (1, 3), (2, 3))), ((2, 0), ((2, 0), (2, 1), (2, 2))),
           ((2, 1), ((3, 0), (3, 1), (3, 2))))
 _RAM_X = (0, 2, 4, 6)
+#: Option of nextpnr for the FPGA that the sites are of, and what tells floor plans apart.
+DEVICE, IDENTITY = "--85k", repr((STRIPS, RAM_ROWS, DSP_ROWS, PLACES))
 #: x of the cells of a slice, and their names: two multipliers and what adds their products.
 _DSP_CELLS = {"dsp_A": (0, "MULT18_0"), "dsp_B": (1, "MULT18_1"), "alu": (3, "ALU54_3")}, {
     "dsp_A": (4, "MULT18_4"), "dsp_B": (5, "MULT18_5"), "alu": (7, "ALU54_7")}
