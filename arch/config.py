@@ -54,6 +54,8 @@ class Config:
         Instructions per queue, by queue name; ``"*"`` is the default.
     param_columns : int
         Delay parameters per queue and row.
+    count_bits : int
+        Width of the counts of repeats and of the count registers.
     mem_stages, const_stages, mxm_stages, drain_stages, vxm_stages, perm_stages, reduce_stages : int
         Extra pipeline registers per slice (0 to 3), for timing closure. Schedules follow.
     links : int
@@ -75,6 +77,7 @@ class Config:
     vocab_max: int = 1024
     program_depth: tuple = (("*", 64),)
     param_columns: int = 16
+    count_bits: int = 9
     mem_stages: int = 0
     const_stages: int = 0
     mxm_stages: int = 0
@@ -110,6 +113,7 @@ class Config:
         # Tokens have 16 bits, of which the highest number means none (`arch.hostmap.NO_TOKEN`).
         need(2 <= self.vocab_max <= 0xFFFF,
              f"vocab_max must be 2 to 65535, not {self.vocab_max!r}")
+        need(4 <= self.count_bits <= 9, f"count_bits must be 4 to 9, not {self.count_bits!r}")
         need(self.links == 0, f"links must be 0 (reserved), not {self.links!r}")
         for field in dataclasses.fields(self):
             if field.name.endswith("_stages"):
@@ -188,6 +192,11 @@ class Config:
         return depths.get(queue, depths["*"])
 
     @property
+    def gap_bits(self) -> int:
+        """Width of inner gaps, and of the length of a loop body, which is below the depth."""
+        return max(7, _bits_for(max(depth for _, depth in self.program_depth)))
+
+    @property
     def queues(self) -> tuple:
         """Names of the queues that this machine has, in the order of their ids."""
         return tuple(name for name, queue in QUEUES.items() if queue.exists(self))
@@ -212,9 +221,9 @@ PROFILES = {
                     program_depth=(("*", 64), ("vxm", 96))),
     # Programs in distributed RAM, of 16 words a bank: as deep as models need, with room.
     "ecp5_85k": Config(name="ecp5_85k", activation_bits=10, accumulators=32, mxm_stages=1,
+                       count_bits=7,
                        program_depth=(("*", 48), ("vxm", 112), ("kv", 16), ("sample", 16),
-                                      ("perm", 16), ("const", 64),
-                                      *((f"r{bank}", 64) for bank in range(4)))),
+                                      ("perm", 16), ("const", 64), ("r0", 64), ("r1", 64))),
     # For a part with 28 multipliers, 56 block RAMs and 24,000 LUTs.
     "ecp5_25k": Config(name="ecp5_25k", rows=4, columns=4, tile_columns=2, weight_depth=5120,
                        accumulators=32, mxm_stages=1, const_depth=1024, context=64, vocab_max=128,

@@ -12,7 +12,8 @@ instruction with repeats issues ``n2`` times ``n1`` operations::
         for j in range(n1):      # d1 cycles between inner issues,
             issue(address + i*s2 + j*s1)      # d2 from the last inner one to the next round
 
-Counts, strides and gaps that a format lacks are 1, 0 and 1.
+Counts, strides and gaps that a format lacks are 1, 0 and 1: only units that walk two dimensions
+have outer repeats.
 
 Ref: Abts et al., "Think Fast: A Tensor Streaming Processor (TSP)", ISCA 2020, section III (NOP,
 Repeat, deterministic issue); the field encoding is our own.
@@ -35,7 +36,7 @@ class Control(enum.IntEnum):
     Members
     -------
     NOP : issues nothing; its ``wait`` passes.
-    LOOP : go back ``n2`` instructions ``n1 - 1`` times, adding ``s2`` to the base of the queue each
+    LOOP : go back ``d1`` instructions ``n1 - 1`` times, adding ``s1`` to the base of the queue each
         time; then go on with base 0. ``wait`` separates the last issue of a round from the first
         issue of the next; the first instruction of the body uses its own ``wait`` only in the
         first round. After the last round the ``wait`` of the instruction behind counts as ever,
@@ -118,7 +119,7 @@ class Unit:
         return next((field for field in self.fields if field.name == name), None)
 
 
-WAIT_BITS, COUNT_BITS, INNER_GAP_BITS, OUTER_GAP_BITS = 10, 9, 7, 10
+WAIT_BITS = 10
 PARAM_BITS = WAIT_BITS
 COUNT_REGISTERS = 4
 
@@ -134,23 +135,24 @@ _CONTROL = (
 )
 _N1 = (
     Field("n1_param", _const(1), "1: `n1` is the number of a count register of the row"),
-    Field("n1", _const(COUNT_BITS), "inner count"),
-    Field("d1", _const(INNER_GAP_BITS), "cycles between inner issues"),
+    Field("n1", lambda config: config.count_bits, "inner count; rounds in LOOP"),
+    Field("d1", lambda config: config.gap_bits, "cycles between inner issues; length of the body, in "
+          "instructions, in LOOP"),
 )
 _N2 = (
     Field("n2_param", _const(1), "1: `n2` is the number of a count register of the row"),
-    Field("n2", _const(COUNT_BITS), "outer count; length of a loop body in LOOP"),
-    Field("d2", _const(OUTER_GAP_BITS), "cycles from the last inner issue to the next round"),
+    Field("n2", lambda config: config.count_bits, "outer count"),
+    Field("d2", lambda config: config.gap_bits, "cycles from the last inner issue to the next round"),
 )
-#: Formats without outer repeats still name the length of a loop body.
-_BODY = (Field("n2", _const(COUNT_BITS), "length of a loop body in LOOP, else 1"),)
 
 
-def _address(bits: Callable[[Config], int], what: str, indexed: bool = False) -> tuple:
+def _address(bits: Callable[[Config], int], what: str, indexed: bool = False,
+             outer: bool = False) -> tuple:
     stride = lambda config: bits(config) + 1  # noqa: E731 - one line says it best
     fields = (Field("address", bits, what),
-              Field("s1", stride, "inner stride", signed=True),
-              Field("s2", stride, "outer stride; step of the base in LOOP", signed=True))
+              Field("s1", stride, "inner stride; step of the base in LOOP", signed=True))
+    if outer:
+        fields += (Field("s2", stride, "outer stride", signed=True),)
     if indexed:
         fields += (Field("index", _const(2), "`Index` added to the address, shifted right"),
                    Field("index_shift", _const(4), "right shift of the index"))
@@ -177,10 +179,12 @@ _BANKS = (Stream.M0, Stream.M1, Stream.M2, Stream.M3)
 _VECTORS = _BANKS + (Stream.CONST, Stream.VXM)
 
 
-_WEIGHT = _address(lambda config: config.weight_address_bits, "word of the weight banks")
+_WEIGHT = _address(lambda config: config.weight_address_bits, "word of the weight banks",
+                   outer=True)
 _WEIGHT_INDEXED = _address(lambda config: config.weight_address_bits, "word of the weight banks",
                            indexed=True)
 _MEM = _address(lambda config: config.mem_address_bits, "word of the bank")
+_MEM_OUTER = _address(lambda config: config.mem_address_bits, "word of the bank", outer=True)
 _CONST_MEM = _address(lambda config: config.const_address_bits, "word of the constant SRAM",
                       indexed=True)
 
@@ -203,7 +207,7 @@ UNITS = {unit.name: unit for unit in (
     )),
     Unit("drain", "Reads accumulators onto stream ACC.", (
         Op("DRAIN", 4, "ACC = acc[accumulator + j]"),
-    ), _CONTROL + _N1 + _BODY + (
+    ), _CONTROL + _N1 + (
         Field("accumulator", lambda config: config.accumulator_bits, "first accumulator"),
     )),
     Unit("kv", "Second port of the weight banks: run-time writes and read-out.", (
@@ -213,7 +217,7 @@ UNITS = {unit.name: unit for unit in (
         Op("READ_OUT", 6, "collects W[address][r][c] as lane (j mod groups)*rows + r, with c = "
            "token mod columns, or position mod columns if half0 is odd; the last of a group puts "
            "the vector on ACC"),
-    ), _CONTROL + _N1 + _BODY + _WEIGHT_INDEXED + (
+    ), _CONTROL + _N1 + _WEIGHT_INDEXED + (
         Field("half0", _const(2), "which `rows` lanes j = 0 writes (WRITE_K); odd: the column is that of the "
               "position (READ_OUT)"),
         _source("x", "vector to write", Stream.CONST, Stream.VXM, Stream.PERM),
@@ -225,7 +229,7 @@ UNITS = {unit.name: unit for unit in (
         Op("EXP2", 6, "y = 127/128 * 2**(29 - post) * 2**(min(a - c, 0) / 256)"),
         Op("SILU", 7, "y = silu(a), both with 11 fraction bits"),
         Op("GELU", 8, "y = gelu(a), both with 11 fraction bits"),
-    ), _CONTROL + _N1 + _N2 + (
+    ), _CONTROL + _N1 + (
         _source("a", "first operand; ACC is int32, NONE is 0", Stream.NONE, *_VECTORS, Stream.ACC,
                 Stream.PERM, wide=(Stream.ACC,)),
         _source("b", "multiplier; NONE is 1", Stream.NONE, *_BANKS, Stream.CONST),
@@ -241,7 +245,7 @@ UNITS = {unit.name: unit for unit in (
     Unit("perm", "Moves values between lanes by a table of patterns.", (
         Op("PERM", 4, "y[l] = x[(pattern[l] ^ ((index value << index_shift) mod lanes))], "
            "or 0 where the pattern says so"),
-    ), _CONTROL + _N1 + _BODY + (
+    ), _CONTROL + _N1 + (
         _source("x", "vector to permute", *_VECTORS, Stream.PERM),
         Field("pattern", lambda config: config.pattern_bits, "entry of the pattern table"),
         Field("index", _const(2), "`Index` exclusive-ored into the lane numbers"),
@@ -253,40 +257,40 @@ UNITS = {unit.name: unit for unit in (
         Op("MAX", 5, "y = max over all lanes of all issues, of whose 32 bits the low 16 count"),
         Op("RECIP", 6, "y = float12(1 / sum), exponent less post"),
         Op("RSQRT", 7, "y = float12(1 / sqrt(sum)), exponent less post"),
-    ), _CONTROL + _N1 + _BODY + (
+    ), _CONTROL + _N1 + (
         _source("x", "vectors to reduce, int32 lanes", Stream.VXM, wide=(Stream.VXM,)),
         Field("post", _const(6), "right shift (SUM), or bias of the exponent (RECIP, RSQRT)"),
     )),
     Unit("const", "Reads constants onto stream CONST.", (
         Op("READ", 4, "CONST = constants[address + (index value >> index_shift)]"),
-    ), _CONTROL + _N1 + _N2 + _CONST_MEM + (_AHEAD,)),
+    ), _CONTROL + _N1 + _CONST_MEM + (_AHEAD,)),
     Unit("sample", "Picks the next token from logits, 8 fraction bits.", (
         Op("ARGMAX", 4, "token = argmax of logit * inverse temperature + Gumbel noise over all "
            "lanes of all issues; vector j holds tokens j*lanes ..."),
-    ), _CONTROL + _N1 + _BODY + (
+    ), _CONTROL + _N1 + (
         _source("x", "logits", Stream.VXM),
         _reserved("more", _const(1), "1: the search and the numbering of tokens go on"),
         _reserved("sequence", _const(1), "whose token it picks, in steps of two sequences"),
     )),
     Unit("mem_read", "Read port of a MEM bank.", (
         Op("READ", 4, "M<bank> = mem[address]"),
-    ), _CONTROL + _N1 + _N2 + _MEM),
+    ), _CONTROL + _N1 + _N2 + _MEM_OUTER),
     Unit("mem_write", "Write port of a MEM bank.", (
         Op("WRITE", 4, "mem[address] = x (low 16 bits of each lane), in the chosen halves"),
-    ), _CONTROL + _N1 + _N2 + _MEM + (
+    ), _CONTROL + _N1 + _MEM + (
         _source("x", "vector to write", Stream.CONST, Stream.VXM, Stream.PERM, Stream.RED),
         Field("halves", _const(2), "bit h: write the lanes of half h"),
     )),
     Unit("send", "Puts vectors onto a chip-to-chip link. Reserved: no machine has links yet.", (
         Op("SEND", 4, "link <- the int32 lanes of x"),
-    ), _CONTROL + _N1 + _BODY + (
+    ), _CONTROL + _N1 + (
         _source("x", "vector to send", Stream.ACC, Stream.VXM, wide=(Stream.ACC, Stream.VXM)),
         Field("link", _const(1), "number of the link"),
     )),
     Unit("receive", "Takes vectors from a chip-to-chip link. Reserved: no machine has links yet.", (
         Op("RECEIVE", 4, "LINK<link> = the vector that arrives on this cycle"),
         Op("DESKEW", 5, "waits for the time base of the other chip, at the barrier only"),
-    ), _CONTROL + _N1 + _BODY + (
+    ), _CONTROL + _N1 + (
         Field("link", _const(1), "number of the link"),
     )),
 )}

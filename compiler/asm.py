@@ -14,7 +14,7 @@ A line is a directive, a label or an instruction; ``;`` begins a comment::
     again:
         MAC wait=5 n1=4 a=ACC b=CONST post=12
         MAC at=sums+drain n1=#0 a=ACC      ; as often as count register 0 says
-        LOOP n1=5 n2=again s2=4 wait=$P1   ; back to the label; delay parameter 1
+        LOOP n1=5 d1=again s1=4 wait=$P1   ; back to the label; delay parameter 1
         END
 
 Streams, orders and indices go by name. ``wait`` counts from the last issue before; ``at`` is the
@@ -136,13 +136,13 @@ class _Assembler(Tables):
                 raise ValueError(f"count register must be 0 to {COUNT_REGISTERS - 1}, "
                                  f"not {register}")
             return {key: register, f"{key}_param": 1}
-        if op == "LOOP" and key == "n2" and value in section.labels:
+        if op == "LOOP" and key == "d1" and value in section.labels:
             return {key: len(section.words) - section.labels[value]}
         if op == "END" and key == "n1" and value in END_NAMES:
             return {key: END_NAMES[value]}
         if key in NAMES and value in NAMES[key].__members__:
             return {key: int(NAMES[key][value])}
-        if op == "LOOP" and key == "n2" and value.isidentifier():
+        if op == "LOOP" and key == "d1" and value.isidentifier():
             raise ValueError(f"no label {value!r} before this line in queue {self.queue}")
         if key in NAMES and value.isidentifier():
             raise ValueError(f"{key} must be one of {', '.join(NAMES[key].__members__)}, "
@@ -154,7 +154,7 @@ class _Assembler(Tables):
         known = not any(instruction[f"{name}_param"] for name in ("wait", "n1", "n2"))
         before, wait = section.cursor, instruction["wait"]
         if instruction.op == "LOOP":
-            begin = len(section.firsts) - instruction["n2"]
+            begin = len(section.firsts) - instruction["d1"]
             first = section.firsts[begin] if begin >= 0 and known else None
             section.firsts.append(None)
             if before is None or first is None:

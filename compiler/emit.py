@@ -115,9 +115,9 @@ class _QueueEmitter:
     def loop(self, count, begin, stride, waits):
         """Close a loop over the entries from ``begin`` on."""
         self.settle(waits, LOOP, LOOP_WAIT_MIN)
-        fields = {"n1": count, "n2": len(self.entries) - begin}
+        fields = {"n1": count, "d1": len(self.entries) - begin}
         if stride is not None:
-            fields["s2"] = stride
+            fields["s1"] = stride
         self.entries.append(_Entry(Instruction("LOOP", fields), waits))
 
 

@@ -6,7 +6,6 @@ pieces of the decoder (`compiler.lower_attention` and its neighbours) only name 
 from arch.config import Config
 from arch.queues import Stream
 from arch.timing import timing
-from arch.isa import COUNT_BITS
 from compiler import lower_sampling
 from compiler.errors import ModelError
 from compiler.layout import Constants, Vectors, Weights, ceil_div, heads_of, too_large
@@ -40,8 +39,9 @@ class Lowering:
         self.x_steps = ceil_div(self.dims.dim, config.rows)
         self.h_tiles = ceil_div(self.dims.hidden_dim, config.lanes)
         self.v_tiles = ceil_div(self.dims.vocab_size, config.lanes)
-        if self.v_tiles >= 1 << COUNT_BITS:
-            raise too_large(config, "vectors of logits", self.v_tiles, (1 << COUNT_BITS) - 1)
+        if self.v_tiles >= 1 << config.count_bits:
+            raise too_large(config, "vectors of logits", self.v_tiles,
+                            (1 << config.count_bits) - 1)
         self.weights, self.constants = Weights(config), Constants(config)
         self._accumulators()
         self._buffers()

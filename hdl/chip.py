@@ -15,6 +15,7 @@ from hdl.mxm import Mxm
 from hdl.params import ParamStore
 from hdl.perm import Perm
 from hdl.pipeline import delay
+from hdl.program import ProgramPort
 from hdl.reduce import Red
 from hdl.sampler import Sampler
 from hdl.sequencer import Sequencer
@@ -108,16 +109,21 @@ class Chip(wiring.Component):
         m.submodules.params = self._params = params = ParamStore(config=self.config)
         m.d.comb += [params.start.eq(sequencer.load_start), params.next.eq(sequencer.load_next),
                      params.row.eq(sequencer.load_row), sequencer.loading.eq(params.busy)]
+        m.submodules.programs = self._programs = programs = ProgramPort(config=self.config,
+                                                                        queues=self.config.queues)
         ended = [Const(1)] * len(QUEUES)
         for name in self.config.queues:
             number = QUEUES[name].id
-            m.submodules[f"queue_{name}"] = queue = InstructionQueue(config=self.config, queue=name)
+            m.submodules[f"queue_{name}"] = queue = InstructionQueue(config=self.config, queue=name,
+                                                                     vendor=self._vendor)
             queues[name] = queue
             connect(m, queue.issue, issues[name])
             m.d.comb += [getattr(queue, port).eq(getattr(sequencer, port))
                          for port in ("restart", "stop", "counts", "prompt", "position", "token")]
             m.d.comb += queue.half.eq(sequencer.row[0])
             connect(m, params.load, queue.load)
+            connect(m, getattr(programs, name), queue.program)
+            m.d.comb += queue.idle.eq(~sequencer.busy)
             m.d.comb += sequencer.causes[number].eq(queue.fault.causes | faults[name].causes)
             ended[number] = queue.ended
         m.d.comb += sequencer.ended.eq(Cat(ended))
@@ -131,7 +137,7 @@ class Chip(wiring.Component):
         connect(m, flipped(self.tx), host.tx)
         connect(m, sequencer.event, host.event)
         m.d.comb += host.busy.eq(sequencer.busy)
-        ends = [sequencer.host, self._params.host, *(queue.host for queue in self._queues.values()),
+        ends = [sequencer.host, self._params.host, self._programs.host,
                 slices["const"].host, self._weights(m, slices["mxm"].host),
                 slices["perm"].bus,
                 *(slices[f"mem{bank}"].host for bank in range(self.config.mem_banks))]

@@ -1,13 +1,16 @@
 """Last stage of an instruction queue: counts cycles, repeats an instruction, issues it."""
-from amaranth import Module, Mux, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Shape, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from arch.config import Config
 from arch.faults import Fault
-from arch.isa import COUNT_BITS, UNITS, WAIT_BITS, layout
+from arch.isa import UNITS, WAIT_BITS, layout
+from hdl.logic_cells import add
 from hdl.signatures import FaultSignature, IssueSignature, fault_bit
 
+#: The cycle count of an issue: -2.
+_DUE = (1 << WAIT_BITS) - 2
 _REPEATS = ("n1", "n2", "d1", "d2", "s1", "s2")
 
 
@@ -22,23 +25,24 @@ def prepared_layout(unit: str, config: Config) -> data.StructLayout:
 
     ``wait`` as in the instruction, 1 at least. ``executes``: it is an operation; ``ends``: it is an
     END that is taken; ``bad``: it stops the queue, by ENCODING if ``bad_encoding``, else by
-    UNDERRUN; none of these: a NOP. ``n*_one``: the count is 1. ``address`` and ``index`` add up.
-    Formats without outer repeats have no ``n2`` and ``d2``.
+    UNDERRUN; none of these: a NOP. ``n*_one``: the count is 1. ``address`` has the index added.
     """
     fields = layout(UNITS[unit], config)
-    outer = "d2" in fields
     members = {"wait": WAIT_BITS, "executes": 1, "ends": 1, "bad": 1, "bad_encoding": 1,
                "n1_one": 1}
-    members |= {"n2_one": 1} if outer else {}
+    members |= {"n2_one": 1} if "n2" in fields else {}
     for name in (*_REPEATS, *payload(unit, config)):
-        if name in fields and (outer or name not in ("n2", "d2")):
+        if name in fields:
             _, width, is_signed = fields[name]
             members[name] = signed(width) if is_signed else width
     if "address" in fields:
         members["address"] = fields["address"][1] + 2
-        if "index" in fields:
-            members["index"] = fields["address"][1] + 2
     return data.StructLayout(members)
+
+
+def _base_shape(unit: str, config: Config):
+    """Shape of the base of a queue, of one bit where there are no addresses."""
+    return signed(Shape.cast(prepared_layout(unit, config).members.get("address", 1)).width)
 
 
 class Repeater(wiring.Component):
@@ -52,20 +56,24 @@ class Repeater(wiring.Component):
     ----------
     unit : str
     config : Config
+    vendor : bool
+        Build the cycle counter of carry cells.
 
     Members
     -------
     restart, stop : as in `hdl.icu.InstructionQueue`.
     next, next_valid, take : the next instruction; it is taken on cycles with ``take``.
+    base : what is added to its address.
     issue, ended, fault : as in the queue.
     """
 
-    def __init__(self, *, unit: str, config: Config):
-        self._unit, self._config = unit, config
+    def __init__(self, *, unit: str, config: Config, vendor: bool = False):
+        self._unit, self._config, self._vendor = unit, config, vendor
         self._layout = prepared_layout(unit, config)
         super().__init__({
             "restart": In(1), "stop": In(1), "next": In(self._layout), "next_valid": In(1),
-            "take": Out(1), "issue": Out(IssueSignature(unit, config)), "ended": Out(1),
+            "take": Out(1), "base": In(_base_shape(unit, config)),
+            "issue": Out(IssueSignature(unit, config)), "ended": Out(1),
             "fault": Out(FaultSignature())})
 
     def elaborate(self, platform):
@@ -73,29 +81,27 @@ class Repeater(wiring.Component):
         issue, following = self.issue, self.next
         now = Signal(self._layout, reset_less=True)
         valid, dead = Signal(), Signal(init=1)
-        # Cycles since the last issue as of the next cycle, 2 on the cycle of that issue; the number
-        # to issue again on; and whether that is now.
-        since, target = Signal(WAIT_BITS), Signal(WAIT_BITS, reset_less=True)
-        due = Signal(reset_less=True)
+        # Cycles to the next issue, counted up to DUE; without an instruction at hand, cycles since
+        # the last issue, from 0 on.
+        count = Signal(WAIT_BITS)
         i_last, j_last = Signal(reset_less=True), Signal(reset_less=True)
         fires, stops, silenced = Signal(), Signal(), Signal()
         self._fires, self._i_last, self._j_last = fires, i_last, j_last
         m.d.comb += [
-            fires.eq(valid & due), stops.eq(now.bad | now.ends),
+            fires.eq(valid & (count == _DUE)), stops.eq(now.bad | now.ends),
             silenced.eq(self.restart | self.stop),
             self.take.eq(~dead & ~valid | fires & i_last & j_last & ~stops)]
-        m.d.sync += since.eq(since + 1)
-        with m.If(fires | self.restart):
-            m.d.sync += since.eq(2)
-        gap = Mux(j_last, self._of(now, "d2", 1), self._of(now, "d1", 1))
-        one = Mux(j_last, self._of(now, "d2", 1) == 1, self._of(now, "d1", 1) == 1)
-        m.d.sync += due.eq(Mux(fires, Mux(self.take, following.wait == 1, one),
-                               Mux(self.take, following.wait == since, target == since)))
+        # One more cycle, less the cycles to wait. On the cycle of an issue the count is taken as
+        # one more than DUE, which is -1: that leaves the wait, less the cycle that begins with it.
+        gap = Mux(j_last, now.d2, now.d1) if "d2" in self._layout.members else now.d1
+        more = self.take & self.next_valid | fires & ~self.take
+        m.d.sync += count.eq(add(
+            m, WAIT_BITS, lambda a, b, c, d: (a, ~b & c), a=Cat(count[0] | fires, count[1:]),
+            b=Mux(self.take, following.wait, gap), c=more, carry=Const(1), vendor=self._vendor))
+        with m.If(self.restart):
+            m.d.sync += count.eq(0)
         with m.If(self.take):
-            m.d.sync += [now.eq(following), valid.eq(self.next_valid),
-                         target.eq(following.wait)]
-        with m.Elif(fires):
-            m.d.sync += target.eq(gap)
+            m.d.sync += [now.eq(following), valid.eq(self.next_valid)]
         with m.If(fires & stops):
             m.d.sync += [valid.eq(0), dead.eq(1)]
         with m.If(silenced):
@@ -108,10 +114,6 @@ class Repeater(wiring.Component):
                      for name in payload(self._unit, self._config)]
         self._events(m, now, silenced)
         return m
-
-    def _of(self, instruction, name: str, constant: int):
-        """A field, or what stands for it where the format has none."""
-        return instruction[name] if name in self._layout.members else constant
 
     def _events(self, m, now, silenced):
         """END and faults, on their scheduled cycles."""
@@ -127,41 +129,43 @@ class Repeater(wiring.Component):
     def _counts(self, m, now):
         """Repeat indices and their flags."""
         issue, fires, take = self.issue, self._fires, self.take
-        for name, last, steps, begins in (
-                ("j", self._j_last, fires, self._j_last),
-                ("i", self._i_last, fires & self._j_last, None)):
+        for name, last, steps in (("j", self._j_last, fires),
+                                  ("i", self._i_last, fires & self._j_last)):
             # The number of the issue behind the next one, counted from 1.
-            number = Signal(COUNT_BITS, name=f"{name}_number", reset_less=True)
+            number = Signal(self._config.count_bits, name=f"{name}_number", reset_less=True)
             first = Signal(name=f"{name}_first", reset_less=True)
             count = "n1" if name == "j" else "n2"
             if count not in self._layout.members:
                 m.d.comb += [last.eq(1), issue.i_first.eq(1), issue.i_last.eq(1)]
                 continue
-            with m.If(take):
-                m.d.sync += [number.eq(2), first.eq(1), last.eq(self.next[f"{count}_one"])]
-            with m.Elif(steps):
-                m.d.sync += [number.eq(number + 1), first.eq(0), last.eq(number == now[count])]
-                if begins is not None:
-                    with m.If(begins):
-                        m.d.sync += [number.eq(2), first.eq(1), last.eq(now[f"{count}_one"])]
+            with m.If(take | steps):
+                m.d.sync += [number.eq(number + 1), first.eq(0), last.eq(
+                    Mux(take, self.next[f"{count}_one"], number == now[count]))]
+            again = take
+            if name == "j" and "n2" in self._layout.members:
+                again = take | fires & last
+                with m.If(fires & last & ~take):
+                    m.d.sync += last.eq(now.n1_one)
+            with m.If(again):
+                m.d.sync += [number.eq(2), first.eq(1)]
             m.d.sync += [getattr(issue, name).eq(number - 2),
                          getattr(issue, f"{name}_first").eq(first),
                          getattr(issue, f"{name}_last").eq(last)]
 
     def _address(self, m, now):
         """The address of the next issue: one adder; ``row`` keeps that of j = 0."""
-        fires, following, width = self._fires, self.next, len(self.issue.address)
-        address, row = (Signal(width, name=name, reset_less=True) for name in ("next_address", "row"))
-        first, total = following.address, Signal(width)
-        base, step = (Mux(self._j_last, row, address),
-                      Mux(self._j_last, self._of(now, "s2", 0), now.s1))
-        if "index" in self._layout.members:
-            m.d.comb += total.eq(Mux(self.take, first, base)
-                                 + Mux(self.take, following["index"].as_signed(), step))
-        else:
-            m.d.comb += total.eq(Mux(self.take, first, base + step))
-        with m.If(self.take | fires):
+        fires, take, width = self._fires, self.take, len(self.issue.address)
+        address, step = Signal(width, name="next_address", reset_less=True), now.s1
+        last = address
+        if "s2" in self._layout.members:
+            row = Signal(width, reset_less=True)
+            last, step = Mux(self._j_last, row, address), Mux(self._j_last, now.s2, now.s1)
+        total = add(m, width, lambda a, b, c, d: (a, c & b | ~c & d),
+                    a=Mux(take, self.base, last), b=self.next.address, c=take, d=step,
+                    vendor=self._vendor)
+        with m.If(take | fires):
             m.d.sync += address.eq(total)
-        with m.If(self.take | fires & self._j_last):
-            m.d.sync += row.eq(total)
+        if "s2" in self._layout.members:
+            with m.If(take | fires & self._j_last):
+                m.d.sync += row.eq(total)
         m.d.sync += self.issue.address.eq(address)

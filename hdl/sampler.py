@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 from arch import numerics
 from arch.config import Config
 from arch.faults import Fault
-from arch.isa import COUNT_BITS, UNITS, sources_of
+from arch.isa import UNITS, sources_of
 from arch.timing import timing
 from hdl.choose import operand
 from hdl.dsp import Multiplier
@@ -53,7 +53,7 @@ class Sampler(wiring.Component):
 
     def __init__(self, *, config: Config, vendor: bool = False):
         self._config, self._vendor, self._pairs = config, vendor, config.lanes // 2
-        self._pair_bits = COUNT_BITS + config.lane_bits - 1
+        self._pair_bits = config.count_bits + config.lane_bits - 1
         super().__init__({
             "issue": In(IssueSignature("sample", config)),
             "streams": In(StreamsSignature(config)),
@@ -84,7 +84,7 @@ class Sampler(wiring.Component):
         """Cycles 0 to 15 of a pair: two random words. A vector's pairs follow each other."""
         issue, pair_bits = self.issue, (self._pairs - 1).bit_length()
         m.submodules.threefry = threefry = Threefry()
-        vector = Signal(COUNT_BITS, reset_less=True)
+        vector = Signal(self._config.count_bits, reset_less=True)
         pair = Signal(pair_bits, reset_less=True)
         m.d.sync += pair.eq(pair + 1)
         with m.If(issue.valid):

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from arch.config import Config
 from arch.faults import Fault
 from arch.hostmap import ROW_COUNTS, ROW_GENERATE, ROW_PROMPT, ROW_WORDS, EventFlag, Space
-from arch.isa import COUNT_BITS, COUNT_REGISTERS
+from arch.isa import COUNT_REGISTERS
 from arch.queues import QUEUES
 from hdl.bus import BusSignature, bits_of
 from hdl.faults import FaultRecorder
@@ -64,7 +64,7 @@ class Sequencer(wiring.Component):
             "host": In(BusSignature()), "ended": In(len(QUEUES)), "causes": In(causes),
             "sampled": In(config.token_bits),
             "restart": Out(1), "stop": Out(1), "row": Out(max(1, bits_of(config.param_rows))),
-            "counts": Out(data.ArrayLayout(COUNT_BITS, COUNT_REGISTERS)), "prompt": Out(1),
+            "counts": Out(data.ArrayLayout(config.count_bits, COUNT_REGISTERS)), "prompt": Out(1),
             "position": Out(config.position_bits), "token": Out(config.token_bits),
             "load_start": Out(1), "load_next": Out(1),
             "load_row": Out(max(1, bits_of(config.param_rows))), "loading": In(1),
@@ -77,8 +77,9 @@ class Sequencer(wiring.Component):
         config = self._config
         m.submodules.registers = registers = Registers(config=config, build=self._build)
         m.submodules.faults = faults = FaultRecorder()
+        # Positions of a run follow each other: they are counted where the events leave.
         m.submodules.events = events = fifo.SyncFIFOBuffered(
-            width=event_layout(config).size, depth=config.context)
+            width=event_layout(config).size - config.position_bits, depth=config.context)
         self._registers, self._faults = registers, faults
 
         # The step that runs, and what is known of the next one.
@@ -87,44 +88,44 @@ class Sequencer(wiring.Component):
         after = Signal(config.position_bits + 1, reset_less=True)
         row_word, token_word = self._memories(m, after, turn & running)
         next_prompt, next_length, at_limit = self._next(m, after, row_word)
-        ends, go = Signal(), Signal()
+        ends = Signal()
         m.d.comb += [
             ends.eq(running & (registers.abort | faults.fault | faults.now | ~self.ended.all()
                                | at_limit | ~self.prompt & (self.sampled == registers.halt_token))),
-            go.eq(turn & ~ends),
             self.restart.eq(turn), self.barrier.eq(turn)]
         m.d.sync += [cycle.eq(cycle + 1), self.stop.eq(turn & ends),
                      turn.eq(running & ~turn & (cycle + 2 >= length))]
+        # Whether the run ends comes late. A step that does not begin may have its values.
         with m.If(turn):
-            m.d.sync += [cycle.eq(0), running.eq(go)]
-        with m.If(go):
-            m.d.sync += [self.position.eq(after), after.eq(after + 1),
+            m.d.sync += [cycle.eq(0), running.eq(~ends),
+                         self.position.eq(after), after.eq(after + 1),
                          self.row.eq(after[bits_of(config.columns):]),
                          self.prompt.eq(next_prompt), length.eq(next_length),
                          self.token.eq(Mux(running & ~self.prompt, self.sampled, token_word))]
             m.d.sync += [self.counts[index].eq(row_word[field])
                          for index, field in enumerate(ROW_COUNTS)]
         # The row changes with the step that begins on the next cycle.
-        next_row = after[bits_of(config.columns):][:len(self.row)]
-        m.d.sync += self.load_next.eq(go & running & (next_row != self.row))
+        next_row, row_begins = after[bits_of(config.columns):][:len(self.row)], Signal()
+        m.d.sync += row_begins.eq(turn & running & (next_row != self.row))
+        m.d.comb += self.load_next.eq(row_begins & running)
         m.d.comb += self.load_row.eq(Mux(self.load_start, next_row, self.row))
         self._start(m, running, starting, turn, after, events)
-        self._report(m, running & turn, ends, cycle, events)
+        self._report(m, turn, running, ends, cycle, events)
         m.d.comb += [getattr(registers.host, name).eq(getattr(self.host, name))
                      for name in ("space", "address", "w_en", "r_en", "w_data")]
         m.d.comb += [
             self.busy.eq(running | starting), self.fault.eq(faults.fault),
             self.vocabulary.eq(registers.vocabulary), self.seed.eq(registers.seed),
             self.temperature.eq(registers.temperature),
-            registers.running.eq(self.busy), registers.position.eq(self.position),
+            registers.running.eq(self.busy),
             registers.fault.eq(faults.fault), registers.cause.eq(faults.cause),
             registers.queue.eq(faults.queue), registers.fault_cycle.eq(faults.cycle)]
         return m
 
     def _memories(self, m, after, stores):
-        """Row table and token memory: what the position ``after`` needs, one cycle later.
+        """Row table and token memory: what the position ``after`` needs, two cycles later.
 
-        Between runs the host has them; it is answered two cycles after its request.
+        Between runs the host has them; it is answered three cycles after its request.
         """
         config, host = self._config, self.host
         rows = memory.Memory(shape=16 * ROW_WORDS, depth=config.param_rows, init=[])
@@ -135,7 +136,8 @@ class Sequencer(wiring.Component):
         in_rows, in_tokens = host.space == Space.ROWS, host.space == Space.TOKENS
         field_bits = bits_of(ROW_WORDS)
         row, lookup = host.address[field_bits:], host.r_en & in_tokens
-        by_host_row = host.r_en & in_rows
+        asked, known, wrote = Signal(), Signal(), Signal()
+        by_host_row = (host.r_en | asked) & in_rows
         row_word = Signal(data.ArrayLayout(16, ROW_WORDS), reset_less=True)
         m.d.comb += [
             row_read.addr.eq(Mux(by_host_row, row, after[bits_of(config.columns):])),
@@ -148,16 +150,18 @@ class Sequencer(wiring.Component):
             token_write.en.eq(Mux(stores, ~self.prompt & (after < config.context),
                                   host.w_en & in_tokens & (host.address < config.context)))]
         m.d.sync += row_word.eq(row_read.data)
-        asked_row, asked_token, wrote = Signal(), Signal(), Signal()
-        m.d.sync += [asked_row.eq(by_host_row), asked_token.eq(lookup),
+        # A block memory gives its word late in the cycle.
+        token_word = Signal(16, reset_less=True)
+        m.d.sync += token_word.eq(token_read.data)
+        m.d.sync += [asked.eq(host.r_en & (in_rows | in_tokens)), known.eq(asked),
                      wrote.eq(host.w_en & (in_rows | in_tokens))]
         answer, ack = Signal(16), Signal()
-        m.d.sync += [ack.eq(asked_row | asked_token | wrote),
-                     answer.eq(Mux(asked_row, row_word[host.address[:field_bits]],
-                                   Mux(asked_token, token_read.data, 0)))]
+        m.d.sync += [ack.eq(known | wrote), answer.eq(0)]
+        with m.If(known):
+            m.d.sync += answer.eq(Mux(in_rows, row_word[host.address[:field_bits]], token_word))
         m.d.comb += [self.host.ack.eq(ack | self._registers.host.ack),
                      self.host.r_data.eq(answer | self._registers.host.r_data)]
-        return row_word, token_read.data
+        return row_word, token_word
 
     def _next(self, m, after, row_word):
         """Registers that describe the step at ``after``: its kind, its length, whether it runs."""
@@ -183,25 +187,38 @@ class Sequencer(wiring.Component):
             m.d.sync += [waiting.eq(waiting - 1), turn.eq(waiting == 1)]
         with m.If(turn):
             m.d.sync += starting.eq(0)
+        with m.If(turn & starting):
+            m.d.sync += self.event.payload.position.eq(after)
+        with m.Elif(self.event.valid & self.event.ready):
+            m.d.sync += self.event.payload.position.eq(self.event.payload.position + 1)
 
-    def _report(self, m, last, ends, cycle, events):
+    def _report(self, m, turn, running, ends, cycle, events):
         """Faults and the event of a step, one cycle after its last one."""
         faults, registers = self._faults, self._registers
         before, length_fault = Signal(CYCLE_BITS), Signal(len(QUEUES))
-        event, push = Signal(event_layout(self._config)), Signal()
-        ended_run, failed = Signal(), Signal()
+        sampled, token = Signal(), Signal(self._config.token_bits)
+        cycles, push = Signal(CYCLE_BITS), Signal()
+        # The position that the host reads stays where the run ended.
+        begun = Signal()
+        m.d.sync += begun.eq(turn)
+        with m.If(begun & running):
+            m.d.sync += registers.position.eq(self.position)
+        ended_run, failed, last = Signal(), Signal(), Signal()
+        m.d.comb += last.eq(turn & running)
         m.d.sync += [before.eq(cycle), push.eq(last), ended_run.eq(ends),
                      length_fault.eq(Mux(last, ~self.ended, 0))]
         with m.If(last):
-            m.d.sync += [event.position.eq(self.position), event.token.eq(Mux(self.prompt, 0, self.sampled)),
-                         event.cycles.eq(cycle + 1), event.flags[0].eq(~self.prompt),
-                         registers.length.eq(cycle + 1)]
+            m.d.sync += [sampled.eq(~self.prompt), token.eq(Mux(self.prompt, 0, self.sampled)),
+                         cycles.eq(cycle + 1)]
         m.d.comb += failed.eq(ended_run & (faults.fault | faults.now))
         assert (EventFlag.SAMPLED, EventFlag.LAST, EventFlag.FAULT) == (1, 2, 4)
-        record = Cat(event.flags[0], ended_run, failed, event.as_value()[3:])
+        payload = self.event.payload
         m.d.comb += [
-            events.w_en.eq(push), events.w_data.eq(record),
-            self.event.payload.as_value().eq(events.r_data), self.event.valid.eq(events.r_rdy),
+            registers.length.eq(cycles),
+            events.w_en.eq(push),
+            events.w_data.eq(Cat(sampled, ended_run, failed, token, cycles)),
+            Cat(payload.flags, payload.token, payload.cycles).eq(events.r_data),
+            self.event.valid.eq(events.r_rdy),
             events.r_en.eq(self.event.ready),
             faults.clear.eq(registers.clear), faults.event_cycle.eq(before)]
         for number in range(len(QUEUES)):

@@ -5,7 +5,7 @@ from amaranth.lib.wiring import Out
 
 from arch.config import Config
 from arch.faults import Fault
-from arch.isa import COUNT_BITS, UNITS
+from arch.isa import UNITS
 from arch.queues import Stream
 
 #: Fields that the queue consumes; the slice never sees them.
@@ -29,7 +29,7 @@ class IssueSignature(wiring.Signature):
 
     def __init__(self, unit: str, config: Config):
         self.unit, self.config = UNITS[unit], config
-        members = {"valid": Out(1), "i": Out(COUNT_BITS), "j": Out(COUNT_BITS)}
+        members = {"valid": Out(1), "i": Out(config.count_bits), "j": Out(config.count_bits)}
         members |= {name: Out(1) for name in ("i_first", "i_last", "j_first", "j_last")}
         has_address = self.unit.field("address") is not None
         for field in self.unit.fields:

@@ -56,8 +56,10 @@
      -98  -73  106  -13   24   38   26   94
 
 .queue const
-    READ at=first_issue n1=12 n2=2 s1=1               ; columns 0 to 7 of A, for k = 0 and k = 1
-    READ at=first_issue+24 n1=12 n2=2 s1=1 address=12   ; columns 8 to 15, for k = 2 and k = 3
+    READ at=first_issue n1=12 s1=1                      ; columns 0 to 7 of A, for k = 0
+    READ at=first_issue+12 n1=12 s1=1                   ; and for k = 1
+    READ at=first_issue+24 n1=12 s1=1 address=12        ; columns 8 to 15, for k = 2
+    READ at=first_issue+36 n1=12 s1=1 address=12        ; and for k = 3
     END
 
 .queue mxm

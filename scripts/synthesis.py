@@ -69,7 +69,7 @@ def units() -> dict:
         "chip": slices(Chip), "mxm": slices(Mxm), "vxm": slices(Vxm), "perm": slices(Perm),
         "red": slices(Red), "sample": slices(Sampler), "mem": slices(MemBank, bank=0),
         "const": slices(ConstBank), "host": control(HostPort), "sequencer": control(Sequencer),
-        **{f"icu_{name}": control(InstructionQueue, queue=name)
+        **{f"icu_{name}": slices(InstructionQueue, queue=name)
            for name in present if name in formats.values()}}
 
 

@@ -2,7 +2,7 @@
 from arch.faults import ScheduleError
 from arch.hostmap import ROW_GENERATE, ROW_PROMPT
 from arch.image import Image
-from arch.isa import unit_of, word_bits
+from arch.isa import COUNT_REGISTERS, unit_of, word_bits
 from arch.timing import step_minimum
 from sim.legality import StepPlan
 from sim.queue_model import decode_program
@@ -48,6 +48,9 @@ def check_shape(image: Image) -> None:
     need(image.rows.ndim == 2 and image.rows.shape[1] == 6
          and len(image.rows) <= config.param_rows,
          f"rows are {' x '.join(map(str, image.rows.shape))}, at most {config.param_rows} x 6 fit")
+    most = (1 << config.count_bits) - 1
+    need((image.rows[:, :COUNT_REGISTERS] <= most).all(),
+         f"a count register of a row is above {most}")
     for name, table, shape in (
             ("patterns", image.patterns, (config.patterns, config.lanes)),
             ("constants", image.constants, (config.const_depth, config.lanes)),

@@ -125,26 +125,19 @@ class _Queue:
             wrong = Fault.UNDERRUN, f"waits {wait} cycles after {after}, {least} needed"
         return self.cursor + max(wait, least), wrong
 
-    def counts_of(self, instruction: Instruction) -> tuple:
-        """n1 and n2 with count registers substituted, and what is wrong with them."""
-        counts, wrong = [], None
-        for name in ("n1", "n2"):
-            count = instruction[name]
-            if instruction[f"{name}_param"]:
-                if count >= COUNT_REGISTERS:
-                    return (1, 1), (Fault.ENCODING, f"there is no count register {count}")
-                count = int(self.counts[count])
-            if count == 0:
-                wrong = Fault.UNDERRUN, f"{name} is 0"
-            counts.append(count)
-        return tuple(counts), wrong
+    def count_of(self, instruction: Instruction, name: str) -> tuple:
+        """A count with its register substituted, and what is wrong with it."""
+        count = instruction[name]
+        if instruction[f"{name}_param"]:
+            if count >= COUNT_REGISTERS:
+                return 1, (Fault.ENCODING, f"there is no count register {count}")
+            count = int(self.counts[count])
+        return count, None if count else (Fault.UNDERRUN, f"{name} is 0")
 
     def check(self, instruction: Instruction, cycle: int, wrong: list) -> tuple:
         """The counts of an operation; of what is wrong with it encodings count first."""
-        (n1, n2), count = self.counts_of(instruction)
-        wrong = [*wrong, count]
-        if n2 != 1 and "d2" not in instruction.fields:
-            wrong.append((Fault.ENCODING, f"n2 must be 1 in this format, not {n2}"))
+        (n1, inner), (n2, outer) = (self.count_of(instruction, name) for name in ("n1", "n2"))
+        wrong = [*wrong, inner, outer]
         if n1 > 1 and instruction["d1"] == 0 or n2 > 1 and instruction["d2"] == 0:
             wrong.append((Fault.UNDERRUN, "a gap of 0 cycles between repeats"))
         self.refuse(cycle, wrong)
@@ -184,9 +177,11 @@ class _Queue:
     def loop(self, instruction: Instruction) -> None:
         """Go back or go on. The LOOP itself takes no time."""
         cycle, wrong = self.schedule(instruction)
-        (rounds, body), count = self.counts_of(instruction)
+        (rounds, count), body = self.count_of(instruction, "n1"), instruction["d1"]
+        empty = None if body else (Fault.UNDERRUN, "a loop over 0 instructions")
         # A wait that is too short does no harm before there is a jump.
-        self.refuse(cycle, [count, wrong if wrong and wrong[0] == Fault.ENCODING else None])
+        self.refuse(cycle, [count, empty,
+                            wrong if wrong and wrong[0] == Fault.ENCODING else None])
         if self.loop_pc != self.pc:
             if any(inner.op == "LOOP" for inner in self.decoded[max(0, self.pc - body):self.pc]):
                 self.stop(Fault.ENCODING, cycle, "loops do not nest")
@@ -197,7 +192,7 @@ class _Queue:
                 self.stop(Fault.ENCODING, cycle, f"loops over {body} instructions, there are only "
                           f"{self.pc} before it")
             self.rounds_left -= 1
-            self.base += instruction["s2"]
+            self.base += instruction["s1"]
             # The first instruction of the body has the wait of the LOOP.
             self.jump_wait = self.wait_of(instruction)
             self.pc -= body

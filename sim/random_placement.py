@@ -145,8 +145,8 @@ class Placer:
     def pattern(self, n2: bool) -> Pattern:
         most = self.pick(1, 1, 2, 4, 6)
         return Pattern(self.count(most), self.pick(1, 1, 1, 2, 3),
-                        self.count(self.pick(1, 2, 3)) if n2 else self.fixed(1),
-                        self.pick(1, 1, 2, 5))
+                       self.count(self.pick(1, 2, 3)) if n2 else self.fixed(1),
+                       self.pick(1, 1, 2, 5))
 
     def single(self) -> Pattern:
         return Pattern(self.fixed(1), 1, self.fixed(1), 1)
@@ -237,7 +237,10 @@ class Writer:
         return {"wait": self.columns.index(column), "wait_param": 1}
 
     def word(self, op: str, fields: dict) -> None:
-        self.words.append(encode(self.queue, Instruction(op, fields), self.generator.config))
+        config = self.generator.config
+        if len(self.words) == config.depth_of(self.queue):
+            raise NoRoom
+        self.words.append(encode(self.queue, Instruction(op, fields), config))
 
     def emit(self, op: str, fields: dict, first: np.ndarray, nops: bool = True) -> None:
         """An instruction whose first issue is on the cycles ``first``, with NOPs where needed."""
@@ -263,9 +266,9 @@ class Writer:
             self.emit(item.op, fields, start + item.start, item is items[0])
             self.last = start + item.last
         if block.rounds.most > 1 or block.rounds.register is not None:
-            fields = block.rounds.fields("n1") | {"n2": len(items)}
+            fields = block.rounds.fields("n1") | {"d1": len(items)}
             if block.steps.get(self.queue):
-                fields["s2"] = block.steps[self.queue]
+                fields["s1"] = block.steps[self.queue]
             busy = items[-1].last - items[0].start
             self.word("LOOP", fields | self.wait(period - busy))
             self.last = self.last + (block.rounds.values - 1) * period

@@ -67,12 +67,13 @@ class Generator(Placer):
     def source(self, start, pattern: Pattern, depth: int, unit: str, operand: str) -> int:
         """A stream that carries values from ``start`` on; places what makes them."""
         streams = sources_of(UNITS[unit].field(operand), self.config)
-        producers = {"mem": (Stream.M0, 2), "const": (Stream.CONST, 2), "none": (Stream.NONE, 2)}
-        if depth:
-            producers["vxm"] = (Stream.VXM, 2)
-            if pattern.flat:
-                producers |= {"perm": (Stream.PERM, 1), "drain": (Stream.ACC, 1)}
-            if pattern.flat and pattern.n1.most == 1:
+        producers = {"mem": (Stream.M0, 2), "none": (Stream.NONE, 2)}
+        if pattern.flat:
+            producers["const"] = (Stream.CONST, 2)
+        if depth and pattern.flat:
+            producers |= {"vxm": (Stream.VXM, 2), "perm": (Stream.PERM, 1),
+                          "drain": (Stream.ACC, 1)}
+            if pattern.n1.most == 1:
                 producers |= {"red": (Stream.RED, 2), "read_out": (Stream.ACC, 1)}
         choices = [name for name, (stream, weight) in producers.items() if stream in streams
                    for _ in range(weight)]
@@ -155,7 +156,7 @@ class Generator(Placer):
 
     def consume_mem(self, start):
         bank = self.random.randrange(self.config.mem_banks)
-        pattern = self.pattern(True)
+        pattern = self.pattern(False)
         fields = self.address(f"w{bank}", self.config.mem_depth, pattern)
         fields["halves"] = self.pick(1, 2, 3, 3, 3, 3, 0)
         item = self.put(f"w{bank}", "WRITE", fields, pattern, start, 1)
@@ -191,7 +192,7 @@ class Generator(Placer):
         self.produce_red(start + self.timing.reduce_function + 12, self.single(), 2)
 
     def consume_vxm(self, start):
-        self.produce_vxm(start + self.timing.vxm, self.pattern(True), 2)
+        self.produce_vxm(start + self.timing.vxm, self.pattern(False), 2)
 
     def consume_sample(self, start):
         pattern = Pattern(self.count(3), self.timing.sample_gap + self.pick(0, 0, 1, 4),
@@ -206,14 +207,15 @@ class Generator(Placer):
         """Writes every word of MEM and every accumulator."""
         config = self.config
         self.block = Block(self.fixed(1), {})
-        inner = 8
-        pattern = Pattern(self.fixed(inner), 1, self.fixed(config.mem_depth // inner), 1)
-        walk = {"s1": 1, "s2": inner}
-        start = FIRST_ISSUE + self.timing.const_read
-        self.put("const", "READ", {"s1": 1, "s2": 5}, pattern, FIRST_ISSUE, 4)
-        for bank in range(config.mem_banks):
-            self.put(f"w{bank}", "WRITE", {"x": int(Stream.CONST), "halves": 3} | walk, pattern,
-                     start, 1)
+        most = 64
+        for word in range(0, config.mem_depth, most):
+            pattern = Pattern(self.fixed(min(most, config.mem_depth - word)), 1, self.fixed(1), 1)
+            start = FIRST_ISSUE + word
+            self.put("const", "READ", {"address": 5 * word // most, "s1": 1}, pattern, start, 4)
+            for bank in range(config.mem_banks):
+                self.put(f"w{bank}", "WRITE", {"x": int(Stream.CONST), "halves": 3,
+                                               "address": word, "s1": 1},
+                         pattern, start + self.timing.const_read, 1)
         start = self.block.items[-1].last + 5
         pattern = Pattern(self.fixed(config.accumulators), 1, self.fixed(1), 1)
         self.put("const", "READ", {"s1": 1, "address": 3}, pattern, start - self.timing.const_read)
@@ -225,7 +227,7 @@ class Generator(Placer):
     def random_block(self) -> Block:
         rounds = self.count(3) if self.chance(0.5) else self.fixed(1)
         steps = {queue: self.pick(0, 1, -1, 2) for queue in self.config.queues
-                 if unit_of(queue).field("s2") is not None}
+                 if unit_of(queue).field("address") is not None}
         self.block = Block(rounds, steps)
         consumers = [self.consume_mem] * 4 + [self.consume_mxm] * 3 + [
             self.consume_kv, self.consume_red, self.consume_vxm]
@@ -338,7 +340,7 @@ def random_program(config: Config, seed: int, blocks: int = 4, tries: int = 14) 
         Size; see `Generator`.
     """
     for attempt in range(100):
-        # A program with more delay parameters than a queue holds is drawn again.
+        # A program with more instructions or delay parameters than a queue holds is drawn again.
         generator = Generator(config, seed + (attempt << 32), blocks, tries)
         try:
             image, draw = generator.program(), generator.random

@@ -2,8 +2,8 @@
 from tb.checker import Mismatch
 from tb.monitors import number
 
-#: Cycles after which no answer comes any more.
-PATIENCE = 12
+#: Cycles after which no answer comes any more: a bank of a program is walked to the word.
+PATIENCE = 24
 
 
 class BusMonitor:

@@ -183,11 +183,11 @@ def random_program(queue, rng) -> list:
             program.append(Instruction("END", {"n1": 2} | waiting(least)))
         elif chance(0.35):
             body = [operation(least), *(operation(1) for _ in range(rng.integers(0, 3)))]
-            fields = {"n1": int(rng.integers(1, 5)), "n2": len(body)} | waiting(4)
+            fields = {"n1": int(rng.integers(1, 5)), "d1": len(body)} | waiting(4)
             if chance(0.4):
                 fields |= {"n1": int(rng.integers(COUNT_REGISTERS)), "n1_param": 1}
-            if "s2" in fields_of:
-                fields["s2"] = int(rng.integers(-5, 6))
+            if "s1" in fields_of:
+                fields["s1"] = int(rng.integers(-5, 6))
             program += [*body, Instruction("LOOP", fields)]
         else:
             program.append(operation(least))

@@ -9,7 +9,6 @@ from amaranth.lib.wiring import Out, connect, flipped
 
 from arch.config import Config, profile
 from hdl.host import HostPort
-from hdl.icu import InstructionQueue
 from hdl.mem import ConstBank, MemBank
 from hdl.mxm import Mxm
 from hdl.perm import Perm
@@ -18,13 +17,14 @@ from hdl.sampler import Sampler
 from hdl.sequencer import Sequencer
 from hdl.vxm import Vxm
 from sim import rtl, toolchain
+from tb.hosted_queue import HostedQueue
 
 TOP = "metronome_bench"
 CONFIG = profile("tiny")
 #: The MEM bank under test; not 0, so that the bank number in host addresses matters.
 BANK = 2
 #: Queues under test. Together their formats have and lack outer repeats, addresses and an index.
-QUEUES = ("vxm", "drain", "kv", "const")
+QUEUES = ("vxm", "drain", "kv", "r0")
 #: Words with one bit flipped from the start, ``(word, bit)``: of the weight bank (column, pair), of
 #: the parity of the MEM bank and of the constants.
 DAMAGED_WEIGHTS = {(1, 0): (1023, 0), (6, 1): (1022, 17)}
@@ -42,7 +42,7 @@ def slices(config: Config) -> dict:
         "mxm": mxm, "vxm": Vxm(config=config), "mem": mem, "const": const,
         "perm": Perm(config=config), "red": Red(config=config), "sample": Sampler(config=config),
         "seq": Sequencer(config=config), "host": HostPort(config=config),
-        **{f"icu_{queue}": InstructionQueue(config=config, queue=queue) for queue in QUEUES}}
+        **{f"icu_{queue}": HostedQueue(config=config, queue=queue) for queue in QUEUES}}
 
 
 class BenchTop(wiring.Component):

@@ -33,9 +33,10 @@ def one(text, queue="vxm"):
     ("vxm", "MAC wait=5 n1=4 a=ACC b=CONST post=12",
      ("MAC", {"wait": 5, "n1": 4, "a": 6, "b": 5, "post": 12})),
     ("vxm", "EXP2 a=M3 c=VXM mask=1 ; a comment", ("EXP2", {"a": 4, "c": 7, "mask": 1})),
-    ("vxm", "MAC wait=$P3 n1=#0 n2=#2 a=0x5 d2=0b11",
-     ("MAC", {"wait": 3, "wait_param": 1, "n1": 0, "n1_param": 1, "n2": 2, "n2_param": 1, "a": 5,
-              "d2": 3})),
+    ("vxm", "MAC wait=$P3 n1=#2 a=0x5 d1=0b11",
+     ("MAC", {"wait": 3, "wait_param": 1, "n1": 2, "n1_param": 1, "a": 5, "d1": 3})),
+    ("r1", "READ n1=#0 n2=#2 d2=0b11 s2=-4",
+     ("READ", {"n1": 0, "n1_param": 1, "n2": 2, "n2_param": 1, "d2": 3, "s2": -4})),
     ("mxm", "MATMUL order=HOLD x0=PERM x1=RED s1=-3", ("MATMUL", {
         "order": 2, "x0": 8, "x1": 10, "s1": -3})),
     ("const", "READ index=TOKEN index_shift=4", ("READ", {"index": 2, "index_shift": 4})),
@@ -50,24 +51,23 @@ def test_instructions(queue, text, expected):
 
 
 def test_labels_give_the_length_of_the_body():
-    text = "NOP wait=4\nagain:\nMAC\nother: MAX\nLOOP n1=5 n2=again s2=0 wait=4\n" \
-           "LOOP n1=#1 n2=other wait=$P0"
-    text = text.replace(" s2=0", "")
-    assert one(text)[3:] == [("LOOP", {"n1": 5, "n2": 2, "wait": 4}), (
-        "LOOP", {"n1_param": 1, "n2": 2, "wait_param": 1, "wait": 0})]
+    text = "NOP wait=4\nagain:\nMAC\nother: MAX\nLOOP n1=5 d1=again wait=4\n" \
+           "LOOP n1=#1 d1=other wait=$P0"
+    assert one(text)[3:] == [("LOOP", {"n1": 5, "d1": 2, "wait": 4}), (
+        "LOOP", {"n1_param": 1, "d1": 2, "wait_param": 1, "wait": 0})]
 
 
 def test_at_follows_repeats_and_loops():
     text = """
-        MAC at=10 n1=3 d1=2 n2=2 d2=5   ; 10 12 14  19 21 23
+        READ at=10 n1=3 d1=2 n2=2 d2=5  ; 10 12 14  19 21 23
         NOP at=30
         again:
-        MAC at=40                       ; 40, and 10 after 45: 55, 70
-        MAC at=45
-        LOOP n1=3 n2=again wait=10      ; the last is on 75
+        READ at=40                      ; 40, and 10 after 45: 55, 70
+        READ at=45
+        LOOP n1=3 d1=again wait=10      ; the last is on 75
         END at=80
     """
-    waits = [fields.get("wait", 1) for _, fields in one(text)]
+    waits = [fields.get("wait", 1) for _, fields in one(text, "r0")]
     assert waits == [10, 7, 10, 5, 10, 5]
 
 
@@ -137,7 +137,7 @@ def test_queues_without_text_end_at_once():
      "cycle 6 is too early, the instruction before issues last on cycle 6"),
     (".profile tiny\n.queue vxm\nMAC wait=$P0\nMAC at=6", 4, "at needs a known cycle"),
     (".profile tiny\n.queue vxm\nMAC wait=4 n1=#0\nMAC at=6", 4, "at needs a known cycle"),
-    (".profile tiny\n.queue vxm\nMAC\nLOOP n2=up", 4,
+    (".profile tiny\n.queue vxm\nMAC\nLOOP d1=up", 4,
      "no label 'up' before this line in queue vxm"),
     (".profile tiny\n.queue vxm\nup:\nMAC\nup:", 5, "label 'up' appears twice in queue vxm"),
     (".profile tiny vxm=4\n.queue vxm\nMAC\nMAC\nMAC\nMAC\nMAC", 7,
@@ -235,7 +235,7 @@ def test_round_trip_of_random_images(seed):
 def test_the_text_is_readable():
     text = disassemble(assemble(vectors.load()[0].source))
     assert ".profile tiny\n" in text
-    assert "    WRITE wait=5 n1=2 d1=2 n2=2 d2=5 address=10 s1=2 s2=10 x=CONST halves=3\n" in text
+    assert "    WRITE wait=5 n1=2 d1=2 address=10 s1=2 x=CONST halves=3\n" in text
     assert "\n    END\n" in text and ".const 1 -1 -2 -3 -4 -5 -6 -7 -8\n" in text
     assert all(len(line) <= 100 for line in text.splitlines())
 

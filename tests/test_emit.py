@@ -205,7 +205,7 @@ def test_a_loop_takes_its_nops_along():
     emitter.issue(Instruction("READ", {}), [10], [0])
     emitter.loop(3, 0, 7, [2000])
     assert waits(emitter.entries, 0) == [("READ", 10), ("NOP", 977), ("LOOP", 1023)]
-    assert emitter.entries[-1].instruction.fields == {"n1": 3, "n2": 2, "s2": 7}
+    assert emitter.entries[-1].instruction.fields == {"n1": 3, "d1": 2, "s1": 7}
 
 
 def test_an_unused_queue_ends_at_the_first_issue():

@@ -125,7 +125,7 @@ LEGAL = {
     "rounds": """
         .queue const
             READ at={f}
-            LOOP n1=2 n2=1 wait={lw}
+            LOOP n1=2 d1=1 wait={lw}
             END wait={lw}""",
 }
 

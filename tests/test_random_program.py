@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from arch.config import profile
-from arch.isa import DEFAULTS, UNITS, Control, decode, operands, sources_of, unit_of
+from arch.isa import DEFAULTS, Control, decode, operands, sources_of, unit_of
 from arch.queues import QUEUES
 from sim.checker import check_schedule
 from sim.machine import Machine
@@ -88,17 +88,13 @@ def test_every_operation_and_every_field_is_used():
                         values[unit, name].add(value)
         differing |= any((np.ptp(table, axis=0) > 0).any() for table in image.params.values())
     assert differing
-    # Formats without outer repeats hold n2 for LOOP only.
-    flat = {(unit.name, "n2") for unit in UNITS.values() if unit.field("d2") is None}
     for unit in {unit_of(queue).name: unit_of(queue) for queue in TINY.queues}.values():
         assert {op.name for op in unit.ops} <= values[unit.name, "op"]
         assert set(Control.__members__) - {"LOOP"} <= values[unit.name, "op"]
         assert "LOOP" in values[unit.name, "op"] or unit.name == "sample"
         for field in unit.fields:
             key = unit.name, field.name
-            # s2 of the KV unit is the step of a LOOP.
-            if (field.name != "op" and not field.reserved and key not in flat
-                    and key != ("kv", "s2")):
+            if field.name != "op" and not field.reserved:
                 assert values[key] - {DEFAULTS.get(field.name, 0)}, key
         for field in operands(unit):
             if unit.name not in ("red", "sample"):  # one source: nothing to vary

@@ -9,7 +9,7 @@ from arch.faults import Fault
 from arch.hostmap import Space, program_address
 from arch.isa import Instruction, encode, reserved_fields, unit_of, word_bits
 from arch.queues import QUEUES
-from hdl.icu import InstructionQueue
+from tb.hosted_queue import HostedQueue
 
 CONFIG = profile("tiny")
 
@@ -29,7 +29,7 @@ def expand(program, params, counts, prompt, index=(0, 0, 0)):
         if entry.op == "LOOP":
             rounds += 1
             if rounds < count("n1"):
-                override, base, pc = delay(), base + entry["s2"], pc - count("n2")
+                override, base, pc = delay(), base + entry["s1"], pc - entry["d1"]
             else:
                 rounds, base, pc = 0, 0, pc + 1
             continue
@@ -57,7 +57,7 @@ class Bench:
 
     def __init__(self, queue, config=CONFIG):
         self.queue, self.config = queue, config
-        self.dut = InstructionQueue(config=config, queue=queue)
+        self.dut = HostedQueue(config=config, queue=queue)
         self.words = {}
 
     def run(self, testbench):
@@ -76,7 +76,7 @@ class Bench:
         await ctx.tick()
         ctx.set(host.r_en, 0)
         ctx.set(host.w_en, 0)
-        for _ in range(8):
+        for _ in range(24):
             if ctx.get(host.ack):
                 result = ctx.get(host.r_data)
                 await ctx.tick()
@@ -191,11 +191,11 @@ def random_program(queue, rng, config=CONFIG):
             program.append(Instruction("END", wait({"n1": 2}, least)))
         elif kind < 0.35:
             body = [operation(least), *(operation(1) for _ in range(rng.randrange(3)))]
-            fields = {"n1": rng.randrange(1, 5), "n2": len(body)}
+            fields = {"n1": rng.randrange(1, 5), "d1": len(body)}
             if rng.random() < 0.4:
                 fields |= {"n1": rng.randrange(4), "n1_param": 1}
-            if "s2" in names:
-                fields["s2"] = rng.randrange(-4, 5)
+            if "s1" in names:
+                fields["s1"] = rng.randrange(-4, 5)
             program += [*body, Instruction("LOOP", wait(fields, 4))]
         else:
             program.append(operation(least))
@@ -260,9 +260,10 @@ def causes(*faults):
 
 def test_by_hand():
     """The example of the issue rule, counted by hand."""
-    program = [op(wait=4, n1=2, d1=3, n2=2, d2=5, address=10, s1=1, s2=-2),
-               Instruction("NOP", {"wait": 6}), op(wait=1, address=1), op(wait=1, address=2), END]
-    issues, end, faults = run_once("const", program)
+    program = [op("r0", wait=4, n1=2, d1=3, n2=2, d2=5, address=10, s1=1, s2=-2),
+               Instruction("NOP", {"wait": 6}), op("r0", wait=1, address=1),
+               op("r0", wait=1, address=2), END]
+    issues, end, faults = run_once("r0", program)
     assert [(issue["cycle"], issue["address"]) for issue in issues] == [
         (4, 10), (7, 11), (12, 8), (15, 9), (22, 1), (23, 2)]
     assert (end, faults) == (24, [])
@@ -270,7 +271,7 @@ def test_by_hand():
 
 def test_loop_by_hand():
     program = [op(wait=5, address=0), op(wait=2, address=20),
-               Instruction("LOOP", {"n1": 3, "n2": 2, "wait": 4, "s2": 3}),
+               Instruction("LOOP", {"n1": 3, "d1": 2, "wait": 4, "s1": 3}),
                op(wait=4, address=40), END]
     issues, end, faults = run_once("const", program)
     assert [(issue["cycle"], issue["address"]) for issue in issues] == [
@@ -284,18 +285,17 @@ def test_loop_by_hand():
     ([op(wait=2), END], (4, Fault.UNDERRUN)),
     ([op(wait=1), END], (4, Fault.UNDERRUN)),
     ([Instruction("NOP", {"wait": 3}), END], (4, Fault.UNDERRUN)),
-    ([op(wait=6), Instruction("LOOP", {"n1": 2, "n2": 1, "wait": 3}), END], (10, Fault.UNDERRUN)),
-    ([op(wait=6), Instruction("LOOP", {"n1": 2, "n2": 1, "wait": 2}), END], (10, Fault.UNDERRUN)),
-    ([op(wait=6), Instruction("LOOP", {"n1": 2, "n2": 1, "wait": 1}), END], (10, Fault.UNDERRUN)),
-    ([op(wait=6), Instruction("LOOP", {"n1": 1, "n2": 1, "wait": 1}), op(wait=3), END],
+    ([op(wait=6), Instruction("LOOP", {"n1": 2, "d1": 1, "wait": 3}), END], (10, Fault.UNDERRUN)),
+    ([op(wait=6), Instruction("LOOP", {"n1": 2, "d1": 1, "wait": 2}), END], (10, Fault.UNDERRUN)),
+    ([op(wait=6), Instruction("LOOP", {"n1": 2, "d1": 1, "wait": 1}), END], (10, Fault.UNDERRUN)),
+    ([op(wait=6), Instruction("LOOP", {"n1": 1, "d1": 1, "wait": 1}), op(wait=3), END],
      (10, Fault.UNDERRUN)),
     ([op(wait=2, index=3), END], (4, Fault.ENCODING)),
     ([op(wait=6), op(wait=5, n1=4, n1_param=1), END], (11, Fault.ENCODING)),
-    ([op(wait=6), Instruction("LOOP", {"n1": 2, "n2": 9, "n2_param": 1, "wait": 2}), END],
+    ([op(wait=6), Instruction("LOOP", {"n1": 9, "n1_param": 1, "d1": 1, "wait": 2}), END],
      (10, Fault.ENCODING)),
     ([op(wait=6), op(wait=3, n1=2, n1_param=1), END], (9, Fault.UNDERRUN)),
-    ([op(wait=6), op(wait=3, n2=2, n2_param=1), END], (9, Fault.UNDERRUN)),
-    ([op(wait=6), Instruction("LOOP", {"n1": 2, "n1_param": 1, "n2": 1, "wait": 5}), END],
+    ([op(wait=6), Instruction("LOOP", {"n1": 2, "n1_param": 1, "d1": 1, "wait": 5}), END],
      (11, Fault.UNDERRUN)),
     ([op(wait=6), op(wait=0, wait_param=1), END], (7, Fault.UNDERRUN)),
     ([op(wait=6), 0], (7, Fault.ENCODING)),
@@ -303,8 +303,8 @@ def test_loop_by_hand():
     ([op(wait=6), 5 | 9 << 5], (15, Fault.ENCODING)),
     ([op(wait=6), op(wait=9, index=3)], (15, Fault.ENCODING)),
     ([op(wait=6), Instruction("END", {"n1": 3, "wait": 2})], (8, Fault.ENCODING)),
-    ([op(wait=6), Instruction("LOOP", {"n1": 2, "n2": 2, "wait": 7}), END], (13, Fault.ENCODING)),
-    ([Instruction("LOOP", {"n1": 2, "n2": 1, "wait": 7}), END], (7, Fault.ENCODING)),
+    ([op(wait=6), Instruction("LOOP", {"n1": 2, "d1": 2, "wait": 7}), END], (13, Fault.ENCODING)),
+    ([Instruction("LOOP", {"n1": 2, "d1": 1, "wait": 7}), END], (7, Fault.ENCODING)),
     ([op(wait=6), op(wait=40, wait_param=1), END], (7, Fault.ENCODING)),
 ], ids=lambda value: "")
 def test_faults(program, expected):
@@ -314,6 +314,14 @@ def test_faults(program, expected):
     assert faults == [(cycle, causes(cause))]
     assert end is None
     assert cycles(issues) == ([6] if program[0]["wait"] == 6 else [])
+
+
+@pytest.mark.parametrize("fields, cause", [({"n2": 2}, Fault.UNDERRUN), ({"n2": 9}, Fault.ENCODING)])
+def test_outer_counts_of_registers(fields, cause):
+    """A register that is 0, and one that does not exist."""
+    program = [op("r0", wait=6), op("r0", wait=3, n2_param=1, **fields), END]
+    issues, end, faults = run_once("r0", program)
+    assert cycles(issues) == [6] and end is None and faults == [(9, causes(cause))]
 
 
 def test_gap_of_zero():
@@ -343,7 +351,7 @@ def test_restart_and_stop_in_flight():
     """A restart forgets repeats, a loop and its base; a stop silences the queue."""
     bench = Bench("kv")
     program = [op("kv", wait=4, n1=4, d1=3, address=7, s1=1, x=1),
-               Instruction("LOOP", {"n1": 5, "n2": 1, "s2": 100, "wait": 4}),
+               Instruction("LOOP", {"n1": 5, "d1": 1, "s1": 100, "wait": 4}),
                Instruction("END", {"n1": 1, "wait": 4})]
 
     async def testbench(ctx):
