@@ -10,8 +10,9 @@ class Fault(enum.IntEnum):
     NONE : no fault.
     OPERAND : a source stream carries no value on the cycle that takes it.
     COLLISION : two results reach one stream on the same cycle.
-    CONFLICT : a run-time weight write meets a read of the same word in the same cycle, or two
-        vectors reach the sampler closer than it can take them.
+    CONFLICT : a run-time weight write meets a read of the same word in the same cycle, two vectors
+        reach the sampler or the permutation closer than it can take them, or a MEM bank writes
+        another stream than a bank of a lower number on the same cycle, and neither is RED.
     ADDRESS : an address lies outside its memory.
     ENCODING : a reserved opcode, source or mode.
     PARITY : a word read back does not match the parity made at its writer.

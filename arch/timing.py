@@ -23,6 +23,8 @@ LOOP_WAIT_MIN = 4
 PATH = 0
 #: Rounds of the counter-based generator, one pipeline stage each (see `arch.numerics.threefry`).
 GENERATOR_ROUNDS = 13
+#: Passes of a permutation: each moves as many bits of every lane.
+PERM_PASSES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Timing:
     kv_write_to_read_out : issue of a write to the earliest READ_OUT that sees it.
     vxm : issue to stream VXM.
     perm : issue to stream PERM.
+    perm_gap : least cycles between two issues of PERM.
     reduce : last issue of a SUM or MAX to stream RED.
     reduce_function : last issue of a RECIP or RSQRT to stream RED.
     sample_skew : issue of ARGMAX to the cycle that takes the logits.
@@ -67,6 +70,7 @@ class Timing:
     kv_write_to_read_out: int
     vxm: int
     perm: int
+    perm_gap: int
     reduce: int
     reduce_function: int
     sample_skew: int
@@ -117,7 +121,8 @@ def timing(config: Config) -> Timing:
         matmul_to_kv_write=weight_read + config.pairs + hops - weight_write,
         kv_write_to_read_out=1,
         vxm=8 + config.vxm_stages,
-        perm=2 + config.perm_stages,
+        perm=1 + PERM_PASSES + config.perm_stages,
+        perm_gap=PERM_PASSES,
         reduce=6 + config.reduce_stages,
         reduce_function=11 + config.reduce_stages,
         sample_skew=sample_skew,

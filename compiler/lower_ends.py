@@ -54,8 +54,9 @@ def _broadcast(low: Lowering, address, index, target, label, count=1, pattern=BR
     """The constant of a token or a position, on all lanes of the pattern, into words of MEM."""
     task = TaskBuilder(low.config, f"{label} {target.start}")
     source = Const(address, 0, int(index), low.config.lanes.bit_length() - 1)
-    stream = task.operand(Perm(source, pattern, int(index)), 0, count)
-    task.store(stream, [target], 0, count, label=label, first=target.start)
+    gap = task.timing.perm_gap
+    stream = task.operand(Perm(source, pattern, int(index)), 0, count, gap)
+    task.store(stream, [target], 0, count, gap, label=label, first=target.start)
     low.tasks.append(task.done())
 
 

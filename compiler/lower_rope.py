@@ -4,6 +4,7 @@ import numpy as np
 from arch.hostmap import power_of_two
 from arch.isa import Index
 from arch.queues import Stream
+from arch.timing import timing
 from compiler.layout import Heads, ceil_div
 from compiler.lower_state import Lowering
 from compiler.passes import Const, Mem, Perm, TaskBuilder
@@ -91,7 +92,8 @@ def turn(low: Lowering, name, base, first, count) -> None:
     factor = lambda buffer: (Mem(buffer, stride=0) if period == 1  # noqa: E731
                              else Mem(buffer, period=period))
     low.pass_(f"{name} {first} sine", "MAC", count, Perm(Mem(low.raw, at), SWAP),
-              factor(low.sin), post=ROPE_FRACTION, into=[Mem(low.turn, at)],
+              factor(low.sin), gap=timing(low.config).perm_gap, post=ROPE_FRACTION,
+              into=[Mem(low.turn, at)],
               label="qk_turn", first=at)
     target = Mem(low.k, first) if name == "k" else Mem(low.q, first)
     low.pass_(f"{name} {first} cosine", "MAC", count, Mem(low.raw, at), factor(low.cos),

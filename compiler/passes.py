@@ -113,6 +113,7 @@ class TaskBuilder:
         return Stream.ACC
 
     def _from_perm(self, source, at, count, gap):
+        assert gap >= self.timing.perm_gap or count == Affine(1)
         issue = at - self.timing.perm
         stream = self.operand(source.operand, issue, count, gap)
         self.use("perm", "PERM", issue, count, d1=gap, x=int(stream), pattern=source.pattern,

@@ -76,7 +76,10 @@ class _Memory:
 
 
 class _Queues:
-    """Last issue of each queue, and of the shared output of the reducer.
+    """Last issue of each queue, and of the shared output of the reducer; what MEM banks write.
+
+    All banks that write on a cycle write the same stream, or RED. That is no bound from below:
+    `free` looks for the next start that keeps it.
 
     ``room`` gives the least cycles before a task on a queue, where they are more than 1: see
     `compiler.emit.NoTime`.
@@ -84,6 +87,8 @@ class _Queues:
 
     def __init__(self, config: Config, room: dict | None = None):
         self.last, self.result, self.timing, self.room = {}, -1, timing(config), room or {}
+        self.gap = {"perm": self.timing.perm_gap}
+        self.carried = {}
 
     def _result(self, use, n):
         slow = use.instruction.op in ("RECIP", "RSQRT")
@@ -96,6 +101,7 @@ class _Queues:
             gap = self.room.get((task.name, use.queue), 1)
             if use.queue in self.last or gap > 1:
                 before = self.last.get(use.queue, FIRST_ISSUE)
+                gap = max(gap, self.gap.get(use.queue, 1) if use.queue in self.last else 1)
                 least = max(least, before + gap - use.offset(n))
             if use.queue == "red":
                 least = max(least, self.result + 1 - self._result(use, n))
@@ -106,6 +112,23 @@ class _Queues:
             self.last[use.queue] = start + use.offset(n) + use.span(n)
             if use.queue == "red":
                 self.result = start + self._result(use, n)
+        self.carry(task, n, start)
+
+    def carry(self, task: Task, n: int, start: int) -> None:
+        """Take the store bus for what a task writes."""
+        for offset, source in task.stores(n):
+            self.carried[start + offset] = source
+
+    def fits(self, task: Task, n: int, start: int) -> bool:
+        """Whether the store bus is free for what a task writes."""
+        get = self.carried.get
+        return all(get(start + offset, source) == source for offset, source in task.stores(n))
+
+    def free(self, task: Task, n: int, start: int) -> int:
+        """The first start from ``start`` on at which the store bus is free for a task."""
+        while not self.fits(task, n, start):
+            start += 1
+        return start
 
 
 def _first_issue(tasks, starts, n):
@@ -122,7 +145,8 @@ def _solve(tasks, order, n, config, memory, queues, floor):
     starts = [0] * len(tasks)
     for index in order:
         task = tasks[index]
-        start = max(floor, memory.least_start(task, n), queues.least_start(task, n))
+        start = queues.free(task, n, max(floor, memory.least_start(task, n),
+                                         queues.least_start(task, n)))
         memory.commit(task, n, start)
         queues.commit(task, n, start)
         starts[index] = start
@@ -186,8 +210,9 @@ def _list_order(tasks, n, config, weight, before):
     ready = [index for index, count in enumerate(waiting) if not count]
     while ready:
         def score(index):
-            start = max([queues.least_start(tasks[index], n)]
-                        + [starts[source] + lag for source, lag in edges[index].items()])
+            start = queues.free(tasks[index], n, max(
+                [queues.least_start(tasks[index], n)]
+                + [starts[source] + lag for source, lag in edges[index].items()]))
             return start - weight * behind[index], index, start
         _, index, start = min(score(index) for index in ready)
         ready.remove(index)
@@ -220,6 +245,10 @@ def _period(tasks, starts, order, n, config, room):
     for queue, cycle in _first_issue(tasks, starts, n).items():
         gap = max(LOOP_WAIT_MIN, queues.room.get((LOOP, queue), 0))
         period = max(period, queues.last[queue] + gap - cycle)
+    span = max(queues.carried, default=0) - min(queues.carried, default=0)
+    while not all(queues.fits(tasks[index], n, starts[index] + distance)
+                  for distance in range(period, span + 1, period) for index in order):
+        period += 1
     return period
 
 
@@ -278,18 +307,33 @@ def solve_row(program: Program, order: tuple, n: int, config: Config,
     """The schedule of row ``n - 1`` under given orders; ``room`` as in `compiler.emit.NoTime`."""
     memory, queues = _Memory(), _Queues(config, room)
     prologue = _solve(program.prologue, order[0], n, config, memory, queues, FIRST_ISSUE)
-    body, period = _looped(program.body, order[1], n, config, memory, queues)
+    body, period = _looped(program.body, order[1], n, config, memory, queues, program.layers)
     return finish_row(program, order, Schedule(prologue, body, [], period, 0, 0), n, config, room)
 
 
-def _looped(tasks, order, n, config, memory, queues) -> tuple:
-    """Starts of a section's first round, as early as what is committed allows, and its period."""
+def _looped(tasks, order, n, config, memory, queues, rounds) -> tuple:
+    """Starts of a section's first round, as early as what is committed allows, and its period.
+
+    The store bus is taken for all rounds.
+    """
     relative, period = _section_length(tasks, order, n, config, queues.room)
     shift = FIRST_ISSUE
     for index in order:
         shift = max(shift, memory.least_start(tasks[index], n) - relative[index],
                     queues.least_start(tasks[index], n) - relative[index])
-    return [start + shift for start in relative], period
+    while not all(queues.fits(tasks[index], n, relative[index] + shift + number * period)
+                  for number in range(rounds) for index in order):
+        shift += 1
+    starts = [start + shift for start in relative]
+    _carry_rounds(tasks, starts, n, queues, rounds, period)
+    return starts, period
+
+
+def _carry_rounds(tasks, starts, n, queues, rounds, period):
+    """Take the store bus for every round of a section."""
+    for number in range(rounds):
+        for task, start in zip(tasks, starts):
+            queues.carry(task, n, start + number * period)
 
 
 def _tail(program, order, n, config, memory, queues) -> tuple:
@@ -300,7 +344,8 @@ def _tail(program, order, n, config, memory, queues) -> tuple:
             starts = _solve(section.tasks, places, n, config, memory, queues, FIRST_ISSUE)
             found.append((starts, 0))
             continue
-        starts, period = _looped(section.tasks, places, n, config, memory, queues)
+        starts, period = _looped(section.tasks, places, n, config, memory, queues,
+                                 section.rounds)
         for index in places:
             last = starts[index] + (section.rounds - 1) * period
             memory.commit(section.tasks[index], n, last)
@@ -322,6 +367,7 @@ def finish_row(program: Program, order: tuple, row: Schedule, n: int, config: Co
         for index in places:
             memory.commit(tasks[index], n, starts[index])
             queues.commit(tasks[index], n, starts[index])
+    _carry_rounds(program.body, row.body, n, queues, program.layers, row.period)
     prompt = max(_completion(program.prologue, row.prologue, n, times),
                  _completion(program.body, last, n, times))
     # There is an END to pass before the epilogue, as late as any issue behind a LOOP.

@@ -6,8 +6,10 @@ every row. Tasks exchange values only through memories, never through streams, s
 scheduler is free to move them; what they touch is declared as `Touch`.
 """
 import dataclasses
+import functools
 
 from arch.isa import Instruction
+from arch.queues import Stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +122,24 @@ class Task:
     name: str
     uses: tuple
     touches: tuple
+
+    def stores(self, n: int) -> list:
+        """``(cycle, stream)`` of what the MEM banks share wires for, relative to the start.
+
+        That is every write but those of RED.
+        """
+        if n not in self._stores:
+            assert all(use.n2(n) == 1 for use in self.uses if use.instruction.op == "WRITE")
+            self._stores[n] = sorted({
+                (use.offset(n) + j * use.d1, use.instruction["x"]) for use in self.uses
+                if use.instruction.op == "WRITE" and use.instruction["x"] != Stream.RED
+                for j in range(use.n1(n))})
+        return self._stores[n]
+
+    @functools.cached_property
+    def _stores(self) -> dict:
+        """What `stores` has found, by n."""
+        return {}
 
     def normalised(self) -> "Task":
         """The same task with its earliest offset at 0. Offsets that grow with n come later."""

@@ -1,4 +1,6 @@
 """Checks between lowering and scheduling: the rules that every task list keeps."""
+import itertools
+
 from arch import isa
 from arch.config import Config
 from compiler.tasks import READ, Program
@@ -11,8 +13,9 @@ class ProgramError(AssertionError):
 def verify_program(program: Program, config: Config) -> None:
     """Check a program of tasks.
 
-    Every field fits its instruction; within a task no queue issues twice in a cycle; every word
-    read was written by an earlier task (or is loaded with the image).
+    Every field fits its instruction; within a task no queue issues twice in a cycle, and all MEM
+    banks that write in a cycle write the same stream, or RED; every word read was written by an
+    earlier task (or is loaded with the image).
 
     Raises
     ------
@@ -44,6 +47,9 @@ def _verify_task(task, n, config):
             raise ProgramError(f"{task.name}: {use.queue} issues {-use.offset(n)} cycles before "
                                "the task")
         issues.setdefault(use.queue, []).append((use.offset(n), use.offset(n) + use.span(n)))
+    for (cycle, stream), (other, more) in itertools.pairwise(task.stores(n)):
+        if cycle == other:
+            raise ProgramError(f"{task.name}: writes streams {stream} and {more} in cycle {cycle}")
     for queue, spans in issues.items():
         spans.sort()
         for (_, end), (begin, _) in zip(spans, spans[1:]):

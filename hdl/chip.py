@@ -10,7 +10,7 @@ from hdl.bus import BusSignature
 from hdl.host import HostPort
 from hdl.icu import InstructionQueue
 from hdl.kv_port import HOST_READ_LATENCY
-from hdl.mem import LANE_BITS, ConstBank, MemBank
+from hdl.mem import ConstBank, Mem
 from hdl.mxm import Mxm
 from hdl.params import ParamStore
 from hdl.perm import Perm
@@ -19,7 +19,7 @@ from hdl.program import ProgramPort
 from hdl.reduce import Red
 from hdl.sampler import Sampler
 from hdl.sequencer import Sequencer
-from hdl.signatures import StreamsSignature, stream_width
+from hdl.signatures import LANE_BITS, StreamsSignature, stream_width
 from hdl.vxm import Vxm
 
 
@@ -75,7 +75,7 @@ class Chip(wiring.Component):
         config, options = self.config, {"config": self.config, "vendor": self._vendor}
         slices = {"mxm": Mxm(**options), "vxm": Vxm(**options), "perm": Perm(**options),
                   "red": Red(**options), "const": ConstBank(**options),
-                  "sample": Sampler(**options)}
+                  "sample": Sampler(**options), "mem": Mem(**options)}
         mxm = slices["mxm"]
         issues = {name: getattr(mxm, f"issue_{name}") for name in ("mxm", "drain", "kv")}
         faults = {name: getattr(mxm, f"fault_{name}") for name in ("mxm", "drain", "kv")}
@@ -84,11 +84,12 @@ class Chip(wiring.Component):
         results = {Stream.ACC: mxm.o_acc, Stream.VXM: slices["vxm"].o_vxm,
                    Stream.PERM: slices["perm"].o_perm, Stream.RED: slices["red"].o_red,
                    Stream.CONST: slices["const"].o}
+        mem = slices["mem"]
         for bank in range(config.mem_banks):
-            slices[f"mem{bank}"] = unit = MemBank(bank=bank, **options)
-            issues |= {f"r{bank}": unit.issue_read, f"w{bank}": unit.issue_write}
-            faults |= {f"r{bank}": unit.fault_read, f"w{bank}": unit.fault_write}
-            results[mem_stream(bank)] = unit.o
+            for queue in (f"r{bank}", f"w{bank}"):
+                issues[queue] = getattr(mem, f"issue_{queue}")
+                faults[queue] = getattr(mem, f"fault_{queue}")
+            results[mem_stream(bank)] = getattr(mem, f"o_{bank}")
         for name, unit in slices.items():
             m.submodules[name] = unit
         return slices, issues, results, faults
@@ -139,8 +140,7 @@ class Chip(wiring.Component):
         m.d.comb += host.busy.eq(sequencer.busy)
         ends = [sequencer.host, self._params.host, self._programs.host,
                 slices["const"].host, self._weights(m, slices["mxm"].host),
-                slices["perm"].bus,
-                *(slices[f"mem{bank}"].host for bank in range(self.config.mem_banks))]
+                slices["perm"].bus, slices["mem"].host]
         for end in ends:
             m.d.comb += [getattr(end, name).eq(getattr(host.bus, name))
                          for name in ("space", "address", "w_en", "r_en", "w_data")]
@@ -175,7 +175,7 @@ class Chip(wiring.Component):
                      self.trace_v_data.eq(slices["vxm"].o_vxm.data.as_value())]
         m.d.comb += [self.trace_issue[QUEUES[name].id].eq(queue.issue.valid)
                      for name, queue in self._queues.items()]
-        for bank in range(self.config.mem_banks):
-            unit = slices[f"mem{bank}"]
-            m.d.comb += [getattr(self, f"trace_w{bank}_{name}").eq(getattr(unit, f"w_{name}"))
-                         for name in ("valid", "address", "halves", "data")]
+        m.d.comb += [getattr(self, f"trace_w{bank}_{name}").eq(
+                         getattr(slices["mem"], f"w{bank}_{name}"))
+                     for bank in range(self.config.mem_banks)
+                     for name in ("valid", "address", "halves", "data")]

@@ -147,7 +147,7 @@ def _chooser(m, values, index, vendor: bool) -> Value:
 
 
 def operand(m, streams, source, unit: str, name: str, config: Config, width: int = 16,
-            lane_of=None, vendor: bool = False):
+            vendor: bool = False, beside=None):
     """Multiplex an operand over the streams that it has wires from.
 
     Parameters
@@ -159,11 +159,11 @@ def operand(m, streams, source, unit: str, name: str, config: Config, width: int
         Format and operand field.
     width : int
         Bits per lane; wider streams are cut to their low bits, narrower ones extended.
-    lane_of : callable or None
-        ``lane_of(stream, value)``: what stands for a lane of a stream in the multiplexer; by
-        default its value.
     vendor : bool
         As for `choose`.
+    beside : dict of Stream to list, or None
+        Further lanes, by the number of a stream that the operand has no wires from: ``known`` stays
+        0 for it.
 
     Returns
     -------
@@ -173,28 +173,29 @@ def operand(m, streams, source, unit: str, name: str, config: Config, width: int
     """
     field = UNITS[unit].field(name)
     sources = [stream for stream in sources_of(field, config) if stream != Stream.NONE]
+    beside = beside or {}
+    named = [*sources, *beside]
     bits = next(bits for bits in range(STREAM_BITS + 1)
-                if len({stream % (1 << bits) for stream in sources}) == len(sources))
-    places, select = {stream % (1 << bits): stream for stream in sources}, source[:bits]
-    *four, last = sources
+                if len({stream % (1 << bits) for stream in named}) == len(named))
+    places, select = {stream % (1 << bits): stream for stream in named}, source[:bits]
+    *four, last = named
     if len({stream % 4 for stream in four}) == len(four) == 4:
         # The fifth of five comes in behind a multiplexer of four, for one LUT.
         bits, select = 3, Cat(source[:2], source == last)
         places = {stream % 4: stream for stream in four} | {4: last}
 
-    made_of = lane_of or (lambda stream, value: value)
-
-    def pick(value_of):
-        return choose([value_of(places[place], getattr(streams, places[place].name.lower()))
-                       if place in places else None for place in range(1 << bits)], select,
-                      m, vendor)
+    def pick(value_of, others):
+        return choose([value_of(stream, getattr(streams, stream.name.lower()))
+                       if stream in sources else others.get(stream)
+                       for stream in map(places.get, range(1 << bits))], select, m, vendor)
 
     wide = [stream for stream in sources if stream in field.wide]
     lanes = [Signal(signed(width), name=f"{name}_{lane}") for lane in range(config.lanes)]
     valid, known = Signal(name=f"{name}_valid"), Signal(name=f"{name}_known")
     low = 16 if wide else width
     for index, lane in enumerate(lanes):
-        narrow = pick(lambda stream, side: made_of(stream, side.data[index])[:low])
+        narrow = pick(lambda stream, side: side.data[index][:low],
+                      {stream: values[index] for stream, values in beside.items()})
         if wide:
             # Above bit 15: of a wide stream its own bits, of the others the sign.
             above = Signal(width - 16, name=f"{name}_above_{index}")
@@ -206,7 +207,7 @@ def operand(m, streams, source, unit: str, name: str, config: Config, width: int
                         m.d.comb += above.eq(side.data[index][16:width])
             narrow = Cat(narrow, above)
         m.d.comb += lane.eq(narrow)
-    m.d.comb += valid.eq(pick(lambda stream, side: side.valid))
+    m.d.comb += valid.eq(pick(lambda stream, side: side.valid, {}))
     with m.Switch(source):
         with m.Case(*map(int, sources)):
             m.d.comb += known.eq(1)

@@ -2,23 +2,20 @@
 
 A word is ``lanes`` lanes of 18 bits, two bytes of nine: the ninth makes the parity of each even.
 """
-from amaranth import Cat, Module, Mux, Signal
-from amaranth.lib import memory, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from arch.config import Config
 from arch.faults import Fault
 from arch.hostmap import Space, power_of_two
-from arch.queues import Stream
 from hdl.bus import BusSignature, bits_of
 from hdl.cells import BYTE_BITS, WORD_BITS, parity_byte
-from hdl.choose import choose, operand
 from hdl.lut_ram import LutRam
 from hdl.pipeline import delay
-from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
-                            fault_bit)
-
-LANE_BITS = 16
+from hdl.signatures import (LANE_BITS, FaultSignature, IssueSignature, StreamSignature,
+                            StreamsSignature, fault_bit)
+from hdl.store import StoreBus
 
 
 def stored(lane):
@@ -35,6 +32,12 @@ def lanes_of(word, lanes: int) -> list:
 def damaged(word, lanes: int):
     """Whether any byte of a stored word has odd parity."""
     return Cat(word[BYTE_BITS * byte:][:BYTE_BITS].xor() for byte in range(2 * lanes)).any()
+
+
+def written_ports(config: Config) -> dict:
+    """What a queue writes to a bank on this cycle, for simulation."""
+    return {"w_valid": Out(1), "w_address": Out(config.mem_address_bits), "w_halves": Out(2),
+            "w_data": Out(LANE_BITS * config.lanes)}
 
 
 class HostLane:
@@ -61,11 +64,9 @@ class HostLane:
 
 
 class MemBank(wiring.Component):
-    """One bank of vector SRAM: queues ``r<bank>`` and ``w<bank>``.
+    """One bank of vector SRAM.
 
-    A read issued on cycle t is on ``o`` on cycle t + ``timing(config).mem_read``. A write issued on
-    cycle t takes its source stream on cycle t and is seen by reads from cycle t + 1 on. A write
-    without an operand or outside of the bank, and a read outside of it, is not done.
+    Times as those of `Mem`, whose part it is.
 
     Parameters
     ----------
@@ -77,11 +78,11 @@ class MemBank(wiring.Component):
     Members
     -------
     issue_read, issue_write : operations of the two queues.
-    streams : operands.
+    lanes, scalar, scalar_en, taken : what to write, from `hdl.store.StoreBus`.
     o : stream M<bank>.
     fault_read : ADDRESS; PARITY on the cycle of the stream.
-    fault_write : OPERAND, ENCODING and ADDRESS.
-    host : MEM of this bank, while no step runs.
+    fault_write : ADDRESS.
+    host : as of `Mem`, for this bank.
     w_valid, w_address, w_halves, w_data : what a queue writes on this cycle, for simulation.
 
     Attributes
@@ -92,16 +93,15 @@ class MemBank(wiring.Component):
     """
 
     def __init__(self, *, config: Config, bank: int, vendor: bool = False):
-        self._config, self._bank, self._vendor = config, bank, vendor
+        self.config, self._bank, self._vendor = config, bank, vendor
         super().__init__({
             "issue_read": In(IssueSignature("mem_read", config)),
             "issue_write": In(IssueSignature("mem_write", config)),
-            "streams": In(StreamsSignature(config)),
+            "lanes": In(data.ArrayLayout(WORD_BITS, config.lanes)), "scalar": In(WORD_BITS),
+            "scalar_en": In(1), "taken": In(1),
             "o": Out(StreamSignature(LANE_BITS, config.lanes)),
             "fault_read": Out(FaultSignature()), "fault_write": Out(FaultSignature()),
-            "host": In(BusSignature()),
-            "w_valid": Out(1), "w_address": Out(config.mem_address_bits), "w_halves": Out(2),
-            "w_data": Out(LANE_BITS * config.lanes)})
+            "host": In(BusSignature()), **written_ports(config)})
         # Block RAM would be faster, but the weights need all of it. The parity has an array of its
         # own: RAM cells are four bits wide, so that 18 bits a lane would waste every tenth.
         half = config.lanes // 2
@@ -113,26 +113,17 @@ class MemBank(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config = self._config
+        config = self.config
         m.submodules.data, m.submodules.checks = self._data, self._checks
         access = HostLane(self.host, Space.MEM, config.mem_depth, config.lanes, self._bank)
-        lanes = self._read(m, access)
+        self._read(m, access)
         self._write(m, access)
-
-        # The host: request on cycle 0, word in the register on cycle 1, answer on cycle 2.
-        r_en, w_en = Signal(), Signal()
-        m.d.sync += [r_en.eq(access.r_en), w_en.eq(self.host.w_en & access.selected),
-                     self.host.ack.eq(r_en | w_en),
-                     self.host.r_data.eq(Mux(r_en, choose(lanes, access.lane, m, self._vendor),
-                                             0))]
+        m.d.sync += self.host.ack.eq(self.host.w_en & access.selected)
         return m
 
     def _read(self, m, access):
-        """Cycle t: read. Cycle t + 1, or ``mem_stages`` later: the stream, and its parity.
-
-        Returns the lanes of cycle t + 1, for the host.
-        """
-        config, issue = self._config, self.issue_read
+        """Cycle t: read. Cycle t + 1, or ``mem_stages`` later: the stream, and its parity."""
+        config, issue = self.config, self.issue_read
         in_range, valid = issue.address < config.mem_depth, Signal()
         data, checked = self._data, self._checks
         word = Signal.like(data.r_data, reset_less=True)
@@ -150,30 +141,18 @@ class MemBank(wiring.Component):
         m.d.comb += [self.o.valid.eq(o_valid), self.o.data.as_value().eq(late)]
         m.d.sync += [causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & ~in_range),
                      causes[fault_bit(Fault.PARITY)].eq(o_valid & odd.any())]
-        return [word[LANE_BITS * lane:][:LANE_BITS] for lane in range(config.lanes)]
 
     def _write(self, m, access):
         """Cycle t: take the operand and write.
 
-        What the host writes takes the place of RED, which is the same on every lane: so one
-        multiplexer serves all lanes. Parity is that of the streams, not of what is chosen of them.
         Host and queue never write in the same cycle, or read while the host writes.
         """
-        config, issue, causes = self._config, self.issue_write, self.fault_write.causes
-        host, half = self.host, config.lanes // 2
-
-        def stored(stream, value):
-            value = value[:LANE_BITS]
-            if stream == Stream.RED:
-                value = Mux(host.w_en, host.w_data, value)
-            return Cat(value, value[:8].xor(), value[8:].xor())
-
-        source = Mux(issue.valid, issue.x, int(Stream.RED))
-        words, valid, named = operand(m, self.streams, source, "mem_write", "x", config, WORD_BITS,
-                                      stored, self._vendor)
+        config, issue, causes = self.config, self.issue_write, self.fault_write.causes
+        half = config.lanes // 2
+        words = [Mux(self.scalar_en, self.scalar, lane) for lane in self.lanes]
         in_range = issue.address < config.mem_depth
         m.d.comb += [
-            self.w_valid.eq(issue.valid & named & valid & in_range),
+            self.w_valid.eq(issue.valid & self.taken & in_range),
             self.w_address.eq(issue.address), self.w_halves.eq(issue.halves),
             self.w_data.eq(Cat(word[:LANE_BITS] for word in words))]
         # Halves as the queue chooses them, lanes as the host does. The parity of a half is written
@@ -191,10 +170,77 @@ class MemBank(wiring.Component):
             self._checks.w_address.eq(address), self._checks.w_data.eq(Cat(checks)),
             self._checks.w_en.eq(Cat(halves[number] | Cat(by_host[number * half:][:half]).any()
                                      for number in (0, 1)))]
-        m.d.sync += [
-            causes[fault_bit(Fault.OPERAND)].eq(issue.valid & named & ~valid),
-            causes[fault_bit(Fault.ENCODING)].eq(issue.valid & ~named),
-            causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & ~in_range)]
+        m.d.sync += causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & ~in_range)
+
+
+class Mem(wiring.Component):
+    """All banks of vector SRAM: queues ``r<bank>`` and ``w<bank>``.
+
+    A read issued on cycle t is on ``o_<bank>`` on cycle t + ``timing(config).mem_read``. A write
+    issued on cycle t takes its source stream on cycle t and is seen by reads from cycle t + 1 on. A
+    write without an operand or outside of the bank, and a read outside of it, is not done.
+
+    Parameters
+    ----------
+    config : Config
+    vendor : bool
+        Use the multiplexer cells of the FPGA.
+
+    Members
+    -------
+    issue_r<bank>, issue_w<bank> : operations of the queues.
+    streams : operands.
+    o_<bank> : stream M<bank>.
+    fault_r<bank> : ADDRESS; PARITY on the cycle of the stream.
+    fault_w<bank> : OPERAND, CONFLICT (see `hdl.store.StoreBus`), ADDRESS and ENCODING.
+    host : MEM, while no step runs: writes. A word that it reads is on ``o_<bank>``, not valid, from
+        the cycle of the stream on; `hdl.perm` answers.
+    w<bank>_valid, ... : what a queue writes on this cycle, for simulation.
+
+    Attributes
+    ----------
+    banks : list of MemBank
+    """
+
+    def __init__(self, *, config: Config, vendor: bool = False):
+        self.banks = [MemBank(config=config, bank=bank, vendor=vendor)
+                      for bank in range(config.mem_banks)]
+        self._bus = StoreBus(config=config, vendor=vendor)
+        members = {"streams": In(StreamsSignature(config)), "host": In(BusSignature())}
+        for bank in range(config.mem_banks):
+            members |= {
+                f"issue_r{bank}": In(IssueSignature("mem_read", config)),
+                f"issue_w{bank}": In(IssueSignature("mem_write", config)),
+                f"o_{bank}": Out(StreamSignature(LANE_BITS, config.lanes)),
+                f"fault_r{bank}": Out(FaultSignature()), f"fault_w{bank}": Out(FaultSignature())}
+            members |= {f"w{bank}{name[1:]}": port for name, port in written_ports(config).items()}
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.bus = bus = self._bus
+        connect(m, flipped(self.streams), bus.streams)
+        m.d.comb += [bus.host_en.eq(self.host.w_en), bus.host_data.eq(self.host.w_data)]
+        ack = Const(0, 1)
+        for number, bank in enumerate(self.banks):
+            m.submodules[f"bank{number}"] = bank
+            write, fault = getattr(self, f"issue_w{number}"), getattr(self, f"fault_w{number}")
+            connect(m, flipped(getattr(self, f"issue_r{number}")), bank.issue_read)
+            connect(m, flipped(write), bank.issue_write)
+            connect(m, flipped(getattr(self, f"o_{number}")), bank.o)
+            connect(m, flipped(getattr(self, f"fault_r{number}")), bank.fault_read)
+            m.d.comb += [
+                bus.valid[number].eq(write.valid), bus.source[number].eq(write.x),
+                bank.lanes.eq(bus.o_lanes), bank.scalar.eq(bus.o_scalar),
+                bank.scalar_en.eq(bus.o_scalar_en[number]), bank.taken.eq(bus.o_taken[number]),
+                fault.causes.eq(bank.fault_write.causes | getattr(bus, f"fault_{number}").causes)]
+            m.d.comb += [getattr(self, f"w{number}{name[1:]}").eq(getattr(bank, name))
+                         for name in written_ports(bank.config)]
+            m.d.comb += [getattr(bank.host, name).eq(getattr(self.host, name))
+                         for name in ("space", "address", "w_en", "r_en", "w_data")]
+            ack = ack | bank.host.ack
+        m.d.comb += self.host.ack.eq(ack)
+        return m
 
 
 class ConstBank(wiring.Component):
@@ -214,7 +260,8 @@ class ConstBank(wiring.Component):
     issue : operations of the queue.
     o : stream CONST.
     fault : ADDRESS; PARITY on the cycle of the stream.
-    host : CONSTANTS, while no step runs.
+    host : CONSTANTS, while no step runs: writes. A word that it reads is on ``o``, not valid, from
+        the cycle of the stream on; `hdl.perm` answers.
 
     Attributes
     ----------
@@ -254,13 +301,9 @@ class ConstBank(wiring.Component):
             self.fault.causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & ~in_range),
             self.fault.causes[fault_bit(Fault.PARITY)].eq(o_valid & damaged(late, config.lanes))]
 
-        # The host: request on cycle 0, word on the stream's cycle, answer one later.
-        r_en = delay(m, access.r_en, 2 + config.const_stages, "host_read", reset=True)
-        w_en = delay(m, host.w_en & access.selected, 1, "host_write", reset=True)
         m.d.comb += [
             write.addr.eq(access.word), write.data.eq(stored(host.w_data).replicate(config.lanes)),
             write.en.eq((1 << access.lane)[:config.lanes]
                         & access.w_en.replicate(config.lanes))]
-        m.d.sync += [host.ack.eq(r_en | w_en),
-                     host.r_data.eq(Mux(r_en, choose(lanes, access.lane), 0))]
+        m.d.sync += host.ack.eq(host.w_en & access.selected)
         return m

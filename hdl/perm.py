@@ -5,16 +5,20 @@ from amaranth.lib.wiring import In, Out
 
 from arch.config import Config
 from arch.faults import Fault
-from arch.hostmap import PATTERN_ZERO, Space
+from arch.hostmap import PATTERN_ZERO, Space, power_of_two
 from arch.isa import UNITS, Index
 from arch.queues import Stream
-from hdl.bus import BusSignature
+from arch.timing import PERM_PASSES, timing
+from hdl.bus import BusSignature, bits_of
 from hdl.choose import choose, operand
 from hdl.pipeline import delay
-from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
-                            fault_bit, stream_width)
+from hdl.signatures import (LANE_BITS, FaultSignature, IssueSignature, StreamSignature,
+                            StreamsSignature, fault_bit, stream_width)
 
 _OP = {op.name: op.code for op in UNITS["perm"].ops}
+_PASS_BITS = LANE_BITS // PERM_PASSES
+#: Place of the held operand in the multiplexer.
+_HELD = Stream.ACC
 
 
 class Perm(wiring.Component):
@@ -22,10 +26,13 @@ class Perm(wiring.Component):
 
     ``y[l] = x[pattern[l] ^ ((index value << index_shift) mod lanes)]``, or 0 where the pattern
     says so. An operation issued on cycle t takes ``x`` from ``streams`` on cycle t and has its
-    result on ``o_perm`` on cycle t + ``timing(config).perm``; a new one may be issued every cycle.
+    result on ``o_perm`` on cycle t + ``timing(config).perm``. The crossbar is a quarter as wide as
+    the lanes and moves them in `PERM_PASSES` passes, lowest bits first: operations closer than
+    ``timing(config).perm_gap`` fault (CONFLICT).
 
-    The table is space PATTERNS of the host bus, answered one cycle after the request. The host may
-    use it while no operation is issued.
+    The table is space PATTERNS of the host bus, answered one cycle after the request. The host
+    reads MEM and CONSTANTS here as well: their words are on their streams by then, and the crossbar
+    moves the lane to lane 0. All of that only while no operation is issued.
 
     Extra stages: the first and the third behind the operand registers, the second at the result.
 
@@ -40,9 +47,9 @@ class Perm(wiring.Component):
     issue : operations of queue ``perm``.
     streams : operands.
     position, token : index values, stable while operations are issued.
-    bus : host side of the pattern table.
+    bus : host side of the pattern table, and of reads of MEM and CONSTANTS.
     o_perm : results, int16 lanes.
-    fault : OPERAND, ENCODING, and ADDRESS for a pattern that the table does not have.
+    fault : OPERAND, CONFLICT, ENCODING, and ADDRESS for a pattern that the table does not have.
     """
 
     def __init__(self, *, config: Config, vendor: bool = False):
@@ -65,40 +72,82 @@ class Perm(wiring.Component):
         before, after = int(stages >= 1) + int(stages >= 3), int(stages >= 2)
 
         # Cycle 0: operands, pattern and index.
-        x = self._operand(m)
+        valid = [self.issue.valid]
+        for cycle in range(timing(config).perm):
+            valid.append(delay(m, valid[-1], 1, f"valid_{cycle}", reset=True))
+        m.d.comb += self.o_perm.valid.eq(valid[-1])
+        busy = Cat(valid[1:timing(config).perm_gap]).any()
+        fetch, stream, lane = self._fetch(m)
+        x = self._operand(m, busy, Mux(self.issue.valid, self.issue.x,
+                                       Mux(fetch, stream, int(_HELD))))
         row = self._table(m)
+        self._answer(m, fetch)
         index = self._index(m)
-        valid = delay(m, self.issue.valid, 2 + stages, "valid", reset=True)
-        m.d.comb += self.o_perm.valid.eq(valid)
 
-        # Cycle 1: the crossbar.
-        values = [delay(m, lane, 1 + before, f"x_{number}") for number, lane in enumerate(x)]
+        # Cycles 1 to 4: the crossbar, whose results move down in front of the next ones.
+        values = [delay(m, lane[:_PASS_BITS], before, f"x_late_{number}")
+                  for number, lane in enumerate(x)]
         for number in range(config.lanes):
-            source = delay(m, row[number].lane ^ index, 1 + before, f"source_{number}")
-            zero = delay(m, row[number].zero, 1 + before, f"zero_{number}")
-            y = Signal(signed(16), name=f"y_{number}", reset_less=True)
+            source = Signal(config.lane_bits, name=f"source_{number}", reset_less=True)
+            zero = Signal(name=f"zero_{number}", reset_less=True)
+            with m.If(self.issue.valid):
+                m.d.sync += [source.eq(row[number].lane ^ index), zero.eq(row[number].zero)]
+            if number == 0:
+                with m.Elif(fetch):
+                    m.d.sync += [source.eq(lane), zero.eq(0)]
+            source, zero = (delay(m, value, before, f"{value.name}_late")
+                            for value in (source, zero))
+            top = Signal(_PASS_BITS, name=f"top_{number}", reset_less=True)
+            rest = Signal(LANE_BITS - _PASS_BITS, name=f"rest_{number}", reset_less=True)
+            m.d.sync += rest.eq(Cat(rest[_PASS_BITS:], top))
             with m.If(zero):
-                m.d.sync += y.eq(0)
+                m.d.sync += top.eq(0)
             with m.Else():
-                m.d.sync += y.eq(choose(values, source, m, self._vendor))
-            m.d.comb += self.o_perm.data[number].eq(delay(m, y, after, f"y_late_{number}"))
+                m.d.sync += top.eq(choose(values, source, m, self._vendor))
+            m.d.comb += self.o_perm.data[number].eq(
+                delay(m, Cat(rest, top), after, f"y_late_{number}"))
         return m
 
-    def _operand(self, m):
-        """Multiplex the operand and report faults."""
+    def _fetch(self, m):
+        """When a word that the host reads is on its stream, which that is, and the lane."""
+        config, bus, times = self._config, self.bus, timing(self._config)
+        lane, rest = bus.address[:config.lane_bits], bus.address[config.lane_bits:]
+        bank = rest[bits_of(power_of_two(config.mem_depth)):][:bits_of(config.mem_banks)]
+        of_mem = bus.space == Space.MEM
+        fetch = delay(m, bus.r_en & (of_mem | (bus.space == Space.CONSTANTS)),
+                      max(times.mem_read, times.const_read), "fetch", reset=True)
+        return fetch, Mux(of_mem, bank + int(Stream.M0), int(Stream.CONST)), lane
+
+    def _answer(self, m, fetch):
+        """The answer to the host, from the table or from lane 0."""
+        bus, lane = self.bus, self.o_perm.data[0]
+        found = delay(m, fetch, timing(self._config).perm, "found", reset=True)
+        m.d.sync += [bus.ack.eq(found | (bus.space == Space.PATTERNS) & (bus.w_en | bus.r_en)),
+                     bus.r_data.eq(Mux(found, lane, self._entry))]
+
+    def _operand(self, m, busy, source):
+        """Multiplex the operand into registers that move down after that, and report faults.
+
+        The registers are one more input of the multiplexer, at a stream that it lacks.
+        """
         issue, causes = self.issue, self.fault.causes
-        x, valid, source = operand(m, self.streams, issue.x, "perm", "x", self._config,
-                                   vendor=self._vendor)
+        held = [Signal(signed(LANE_BITS), name=f"x_{number}", reset_less=True)
+                for number in range(self._config.lanes)]
+        x, valid, known = operand(
+            m, self.streams, source, "perm", "x", self._config, vendor=self._vendor,
+            beside={_HELD: [lane[_PASS_BITS:].as_signed() for lane in held]})
+        m.d.sync += [to.eq(lane) for to, lane in zip(held, x)]
         faults = {
-            Fault.OPERAND: source & ~valid,
-            Fault.ENCODING: ~source | (issue.op != _OP["PERM"]) | (issue.index > max(Index)),
+            Fault.OPERAND: known & ~valid,
+            Fault.CONFLICT: busy,
+            Fault.ENCODING: ~known | (issue.op != _OP["PERM"]) | (issue.index > max(Index)),
             Fault.ADDRESS: issue.pattern >= self._config.patterns,
         }
         for fault, event in faults.items():
             register = Signal(name=f"fault_{fault.name.lower()}")
             m.d.sync += register.eq(issue.valid & event)
             m.d.comb += causes[fault_bit(fault)].eq(register)
-        return x
+        return held
 
     def _index(self, m):
         """The run-time value exclusive-ored into the lane numbers."""
@@ -130,10 +179,8 @@ class Perm(wiring.Component):
                      read.addr.eq(Mux(self.issue.valid, self.issue.pattern, pattern))]
         for number in range(config.lanes):
             m.d.comb += [write.data[number][name].eq(value) for name, value in entry.items()]
-        # Cycle 1 of an access: the answer.
         found = read.data[lane]
         zero_bit = PATTERN_ZERO.bit_length() - 1
-        m.d.sync += [bus.ack.eq((bus.space == Space.PATTERNS) & (bus.w_en | bus.r_en)),
-                     bus.r_data.eq(Mux(ours & bus.r_en, Cat(
-                         found.lane, C(0, zero_bit - config.lane_bits), found.zero), 0))]
+        self._entry = Mux(ours & bus.r_en, Cat(
+            found.lane, C(0, zero_bit - config.lane_bits), found.zero), 0)
         return read.data

@@ -8,6 +8,8 @@ from arch.faults import Fault
 from arch.isa import UNITS
 from arch.queues import Stream
 
+#: Bits of a lane in memories, and of most streams.
+LANE_BITS = 16
 #: Fields that the queue consumes; the slice never sees them.
 _QUEUE_FIELDS = {"wait_param", "wait", "n1_param", "n1", "d1", "n2_param", "n2", "d2", "s1", "s2",
                  "address"}
@@ -52,7 +54,7 @@ class StreamSignature(wiring.Signature):
 
 def stream_width(stream: Stream) -> int:
     """Bits per lane of a stream."""
-    return 32 if stream in (Stream.ACC, Stream.VXM) else 16
+    return 32 if stream in (Stream.ACC, Stream.VXM) else LANE_BITS
 
 
 def streams_of(config: Config) -> tuple:

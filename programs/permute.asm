@@ -6,7 +6,8 @@
 
 .profile tiny
 .let x first_issue+const_read
-.row * generate=x+perm+perm+perm+2 prompt=x+perm+perm+perm+2
+.let last x+perm+perm+perm_gap
+.row * generate=last+perm+2 prompt=last+perm+2
 
 .const 0 100 -201 302 -403 504 -605 706 -807
 
@@ -16,14 +17,15 @@
 .pattern 3  0 1 2 3 4 5 6 7
 
 .queue const
-    READ at=first_issue n1=2
+    READ at=first_issue
+    READ at=last-const_read
     END
 
 .queue perm
     PERM at=x x=CONST pattern=0
-    PERM at=x+1 x=CONST pattern=3 index=POSITION
     PERM at=x+perm x=PERM pattern=1
     PERM at=x+perm+perm x=PERM pattern=2
+    PERM at=last x=CONST pattern=3 index=POSITION
     END
 
 .queue w0
@@ -31,5 +33,5 @@
     END
 
 .queue w1
-    WRITE at=x+perm+1 x=PERM halves=3
+    WRITE at=last+perm x=PERM halves=3
     END

@@ -49,7 +49,7 @@ def units() -> dict:
     from hdl.chip import Chip
     from hdl.host import HostPort
     from hdl.icu import InstructionQueue
-    from hdl.mem import ConstBank, MemBank
+    from hdl.mem import ConstBank, Mem
     from hdl.mxm import Mxm
     from hdl.perm import Perm
     from hdl.reduce import Red
@@ -67,7 +67,7 @@ def units() -> dict:
     formats = {QUEUES[name].unit: name for name in reversed(present)}
     return {
         "chip": slices(Chip), "mxm": slices(Mxm), "vxm": slices(Vxm), "perm": slices(Perm),
-        "red": slices(Red), "sample": slices(Sampler), "mem": slices(MemBank, bank=0),
+        "red": slices(Red), "sample": slices(Sampler), "mem": slices(Mem),
         "const": slices(ConstBank), "host": control(HostPort), "sequencer": control(Sequencer),
         **{f"icu_{name}": slices(InstructionQueue, queue=name)
            for name in present if name in formats.values()}}

@@ -79,7 +79,8 @@ class StepPlan:
         self._operands(valid)
         self._endings()
         self._addresses(self.segments, None, self.faults)
-        self._sampler_gap()
+        self._gaps()
+        self._store_bus()
         self._collect()
 
     def unit(self, name: str) -> list:
@@ -210,12 +211,27 @@ class StepPlan:
                 self.fault(Fault.ADDRESS, segment.cycle[bad], segment,
                            f"address {addresses[bad]} of a memory of {depth} words", faults)
 
-    def _sampler_gap(self) -> None:
-        cycles = np.concatenate([segment.cycle for segment in self.unit("sample")] or [[]])
-        close = np.flatnonzero(np.diff(cycles) < self.timing.sample_gap)
-        if len(close):
-            self.fault(Fault.CONFLICT, cycles[close[0] + 1], "sample", "the vector before was "
-                       f"less than {self.timing.sample_gap} cycles ago")
+    def _gaps(self) -> None:
+        """Units that work on a vector for several cycles."""
+        for queue, gap in (("perm", self.timing.perm_gap), ("sample", self.timing.sample_gap)):
+            cycles = np.concatenate([segment.cycle for segment in self.unit(queue)] or [[]])
+            close = np.flatnonzero(np.diff(cycles) < gap)
+            if len(close):
+                self.fault(Fault.CONFLICT, cycles[close[0] + 1], queue, "the vector before was "
+                           f"less than {gap} cycles ago")
+
+    def _store_bus(self) -> None:
+        """The MEM banks share wires for all streams but RED; the lowest bank has them."""
+        carried = np.full(self.length + 1, -1)
+        for segment in sorted(self.unit("mem_write"), key=lambda s: QUEUES[s.queue].bank):
+            cycles, source = segment.cycle, segment["x"]
+            if source == Stream.RED:
+                continue
+            other = cycles[(carried[cycles] >= 0) & (carried[cycles] != source)]
+            if len(other):
+                self.fault(Fault.CONFLICT, other[0], segment, "another bank writes stream "
+                           f"{Stream(carried[other[0]]).name} on this cycle")
+            carried[cycles[carried[cycles] < 0]] = source
 
     # Arrays for the checks that need the position or what was written.
 

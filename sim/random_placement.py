@@ -82,12 +82,13 @@ class Block:
     """Instructions that are placed together.
 
     ``rounds`` is how often it runs (a loop if more than once), ``steps`` by how much LOOP moves the
-    base of each queue, ``busy`` the reserved cycles of streams that two units share.
+    base of each queue, ``busy`` the reserved cycles of streams that two units share, ``carried`` the
+    stream that MEM banks write by row and cycle.
     """
 
     def __init__(self, rounds: Count, steps: dict):
         self.rounds, self.steps = rounds, steps
-        self.items, self.busy, self.effects = [], set(), 0
+        self.items, self.busy, self.carried, self.effects = [], set(), {}, 0
 
     def base(self, queue: str) -> tuple:
         """Lowest and highest base that the rounds give."""
@@ -144,7 +145,7 @@ class Placer:
 
     def pattern(self, n2: bool) -> Pattern:
         most = self.pick(1, 1, 2, 4, 6)
-        return Pattern(self.count(most), self.pick(1, 1, 1, 2, 3),
+        return Pattern(self.count(most), self.pick(1, 1, 1, 2, 4),
                        self.count(self.pick(1, 2, 3)) if n2 else self.fixed(1),
                        self.pick(1, 1, 2, 5))
 
@@ -161,8 +162,9 @@ class Placer:
             raise NoRoom
         for other in self.block.items:
             if other.queue == queue:
-                before = (other.last < item.start).all()
-                if not before and not (item.last < other.start).all():
+                gap = self.timing.perm_gap if queue == "perm" else 1
+                before = (other.last + gap <= item.start).all()
+                if not before and not (item.last + gap <= other.start).all():
                     raise NoRoom
         self.block.items.append(item)
         self.block.effects = max(self.block.effects, after)
@@ -175,6 +177,16 @@ class Placer:
         if wanted & self.block.busy:
             raise NoRoom
         self.block.busy |= wanted
+
+    def carry(self, write: Item) -> None:
+        """Take the store bus for what a MEM write takes; other banks may write the same, or RED."""
+        if write.fields["x"] == Stream.RED:
+            return
+        for row, start in enumerate(write.start):
+            for cycle in start + write.pattern.cycles(row):
+                held = self.block.carried.setdefault((row, int(cycle)), write.fields["x"])
+                if held != write.fields["x"]:
+                    raise NoRoom
 
     def address(self, queue: str, depth: int, pattern: Pattern, reach: int = 0) -> dict:
         """Address and strides that stay inside a memory; ``reach`` is the most an index adds."""
@@ -202,12 +214,12 @@ class Placer:
     def attempt(self, function, *arguments) -> bool:
         """Place something with all its producers, or nothing."""
         block = self.block
-        kept = list(block.items), set(block.busy), block.effects
+        kept = list(block.items), set(block.busy), dict(block.carried), block.effects
         try:
             function(*arguments)
             return True
         except NoRoom:
-            block.items, block.busy, block.effects = kept
+            block.items, block.busy, block.carried, block.effects = kept
             return False
 
 

@@ -71,8 +71,9 @@ class Generator(Placer):
         if pattern.flat:
             producers["const"] = (Stream.CONST, 2)
         if depth and pattern.flat:
-            producers |= {"vxm": (Stream.VXM, 2), "perm": (Stream.PERM, 1),
-                          "drain": (Stream.ACC, 1)}
+            producers |= {"vxm": (Stream.VXM, 2), "drain": (Stream.ACC, 1)}
+            if pattern.n1.most == 1 or pattern.d1 >= self.timing.perm_gap:
+                producers["perm"] = (Stream.PERM, 1)
             if pattern.n1.most == 1:
                 producers |= {"red": (Stream.RED, 2), "read_out": (Stream.ACC, 1)}
         choices = [name for name, (stream, weight) in producers.items() if stream in streams
@@ -161,6 +162,7 @@ class Generator(Placer):
         fields["halves"] = self.pick(1, 2, 3, 3, 3, 3, 0)
         item = self.put(f"w{bank}", "WRITE", fields, pattern, start, 1)
         item.fields["x"] = self.source(start, pattern, 3, "mem_write", "x")
+        self.carry(item)
 
     def consume_mxm(self, start):
         pattern = self.pattern(True)

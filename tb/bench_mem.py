@@ -1,4 +1,6 @@
 """Bench of a MEM bank: an array in numpy, read and written as `arch.timing` says."""
+import itertools
+
 import cocotb
 import numpy as np
 
@@ -8,12 +10,15 @@ from arch.hostmap import Space, mem_address
 from arch.queues import Stream
 from hdl.signatures import stream_width, streams_of
 from tb.bench import Bench, bench_test
+from tb.checker import ANYTHING
 from tb.drivers import pack
 from tb.hostbus import HostBus
 from tb.top import BANK, CONFIG, DAMAGED_MEM
 from tb.wires import reserved, wired
 
 STREAMS, WIRED = streams_of(CONFIG), wired("mem_write", "x")
+OTHERS = [bank for bank in range(CONFIG.mem_banks) if bank != BANK]
+TRACED = ("valid", "address", "halves", "data")
 LANES, DEPTH = CONFIG.lanes, CONFIG.mem_depth
 OUTSIDE = (DEPTH, DEPTH + 1, 2 * DEPTH - 1, 4 * DEPTH - 1)
 
@@ -23,13 +28,15 @@ class MemBench(Bench):
 
     def __init__(self, dut):
         super().__init__(dut, "mem")
-        self.reads = self.add_issue("issue_read", "mem_read")
-        self.writes = self.add_issue("issue_write", "mem_write")
+        self.reads = self.add_issue(f"issue_r{BANK}", "mem_read")
+        self.writes = self.add_issue(f"issue_w{BANK}", "mem_write")
+        self.others = [self.add_issue(f"issue_w{bank}", "mem_write") for bank in OTHERS]
+        self.other_faults = [self.add_faults(f"fault_w{bank}") for bank in OTHERS]
         self.streams, self.host = self.add_streams(), HostBus(self)
-        self.results = self.add_result("o", Stream.M0 + BANK)
-        self.read_faults = self.add_faults("fault_read")
-        self.write_faults = self.add_faults("fault_write")
-        self.trace = self.add_ports("w_valid", "w_address", "w_halves", "w_data", direct=True)
+        self.results = self.add_result(f"o_{BANK}", Stream.M0 + BANK)
+        self.read_faults = self.add_faults(f"fault_r{BANK}")
+        self.write_faults = self.add_faults(f"fault_w{BANK}")
+        self.trace = self.add_ports(*(f"w{BANK}_{name}" for name in TRACED), direct=True)
         self.words = np.zeros((DEPTH, LANES), np.int64)
 
     async def start(self, fill=range(0)):
@@ -67,13 +74,16 @@ class MemBench(Bench):
             self.write_faults.expect(cycle, faults)
             return
         chosen = np.repeat([halves & 1, halves >> 1], LANES // 2) == 1
-        self.trace.expect(cycle, {"w_valid": 1, "w_address": address, "w_halves": halves,
-                                  "w_data": pack(lanes, 16)})
+        self.trace.expect(cycle, {f"w{BANK}_{name}": value for name, value in zip(
+            TRACED, (1, address, halves, pack(lanes, 16)))})
         self.words[address] = np.where(chosen, numerics.as_lane(lanes), self.words[address])
 
 
 def lanes_for(rng, stream):
     bits = stream_width(stream)
+    if stream == Stream.RED:
+        # The same on every lane.
+        return np.full(LANES, rng.integers(-32768, 32768))
     return rng.integers(-(1 << bits - 1), 1 << bits - 1, LANES)
 
 
@@ -193,20 +203,45 @@ async def parity(dut):
 
 @bench_test
 async def host(dut):
-    """Every lane of some words is read back; other banks and spaces are left alone."""
+    """Lanes are written one by one, by no access to another bank or space."""
     bench = MemBench(dut)
     await bench.start(fill=(0, 5, DEPTH - 2))
-    for word in (0, 5, DEPTH - 2):
-        for lane in range(LANES):
-            address = mem_address(CONFIG, BANK, word, lane)
-            got = await bench.host.read(Space.MEM, address)
-            assert got == int(bench.words[word, lane]) & 0xFFFF
-    for bank in set(range(CONFIG.mem_banks)) - {BANK}:
-        assert await bench.host.is_ignored(Space.MEM, mem_address(CONFIG, bank, 0, 0))
+    for bank in OTHERS:
+        await bench.host.write(Space.MEM, mem_address(CONFIG, bank, 5, 0), 0x7654)
     for space in set(Space) - {Space.MEM}:
         assert await bench.host.is_ignored(space, mem_address(CONFIG, BANK, 0, 0))
-    bench.read(bench.cycle + 2, 0)
+    for number, word in enumerate((0, 5, DEPTH - 2)):
+        bench.read(bench.cycle + 2 + number, word)
     await bench.finish()
+    assert bench.results.seen == 3
+
+
+@bench_test
+async def store_bus(dut):
+    """Banks that write together: the same, RED beside it, and a third stream."""
+    bench, rng = MemBench(dut), np.random.default_rng(8)
+    at = await bench.start()
+    below = [number for number, bank in enumerate(OTHERS) if bank < BANK]
+    for source in WIRED:
+        for number, other in itertools.product(range(len(OTHERS)), WIRED):
+            lanes = lanes_for(rng, source)
+            bench.streams.put(at, other, lanes_for(rng, other))
+            bench.streams.put(at, source, lanes)
+            bench.others[number].send(at, "WRITE", address=3, x=other, halves=3)
+            third = source != other and Stream.RED not in (source, other)
+            if third and number in below:
+                bench.writes.send(at, "WRITE", address=3, x=source, halves=0)
+                bench.write_faults.expect(at, {Fault.CONFLICT})
+                bench.trace.expect(at, ANYTHING)
+            else:
+                bench.write(at, 3, source, lanes)
+                if third:
+                    bench.other_faults[number].expect(at, {Fault.CONFLICT})
+            bench.read(at + 1, 3)
+            at += 4
+    await bench.until(at)
+    await bench.finish()
+    assert bench.write_faults.seen == 6 * len(below)
 
 
 @bench_test

@@ -58,7 +58,7 @@ def random_table(rng):
 
 @bench_test
 async def latency_by_hand(dut):
-    """A reversal, a rotation and a broadcast with zeros, one alone and three in a row."""
+    """A reversal, a rotation and a broadcast with zeros, one alone and three as close as may be."""
     bench = PermBench(dut)
     rows = [range(LANES)[::-1], np.roll(range(LANES), -1), [3, -1] * (LANES // 2)]
     at = await bench.start(rows, position=1)
@@ -67,7 +67,7 @@ async def latency_by_hand(dut):
     wanted = ([17, 16, 15, 14, 13, 12, 11, 10], [11, 12, 13, 14, 15, 16, 17, 10],
               [13, 0, 13, 0, 13, 0, 13, 0], [13, 12, 15, 14, 17, 16, 11, 10])
     for number, (pattern, y) in enumerate(zip((0, 1, 2, 0), wanted)):
-        cycle = at + number + (10 if number else 0)
+        cycle = at + bench.time.perm_gap * number + (10 if number else 0)
         # The last one turns bit 2 of the lane numbers, then bit 1: position 1, shifted by 2.
         flip = {"index": Index.POSITION, "index_shift": 2} if number == 3 else {}
         if number == 3:
@@ -75,9 +75,28 @@ async def latency_by_hand(dut):
         bench.streams.put(cycle, Stream.M3, lanes)
         bench.issue.send(cycle, "PERM", x=Stream.M3, pattern=pattern, **flip)
         bench.results.expect(cycle + bench.time.perm, y)
-    await bench.until(at + 20)
+    await bench.until(at + 40)
     await bench.finish()
     assert bench.results.seen == 4
+
+
+@bench_test
+async def too_close(dut):
+    """An operation while the one before is under way."""
+    bench = PermBench(dut)
+    at = await bench.start([range(LANES)])
+    for gap in range(1, bench.time.perm_gap):
+        for cycle in (at, at + gap):
+            bench.streams.put(cycle, Stream.M0, range(LANES))
+            bench.issue.send(cycle, "PERM", x=Stream.M0)
+            bench.results.expect(cycle + bench.time.perm, ANYTHING)
+        bench.faults.expect(at + gap, {Fault.CONFLICT})
+        at += 10
+    bench.send(at, Stream.M0, range(LANES), 0)
+    bench.send(at + bench.time.perm_gap, Stream.M0, range(LANES), 0)
+    await bench.until(at + 20)
+    await bench.finish()
+    assert bench.faults.seen == bench.time.perm_gap - 1
 
 
 @bench_test
@@ -85,13 +104,13 @@ async def every_source(dut):
     """Each stream while all carry values; 32-bit streams are cut to their low half."""
     bench, rng = PermBench(dut), np.random.default_rng(4)
     at = await bench.start(random_table(rng)[:1])
-    for cycle, source in enumerate(wired("perm", "x"), at):
+    for cycle, source in zip(range(at, at + 100, bench.time.perm_gap), wired("perm", "x")):
         vectors = {stream: rng.integers(-(1 << stream_width(stream) - 1),
                                         1 << stream_width(stream) - 1, LANES) for stream in STREAMS}
         for stream, lanes in vectors.items():
             bench.streams.put(cycle, stream, lanes)
         bench.send(cycle, source, vectors[source], 0)
-    await bench.until(at + len(STREAMS))
+    await bench.until(at + bench.time.perm_gap * len(STREAMS))
     await bench.finish()
 
 
@@ -110,9 +129,10 @@ async def faults(dut):
         bench.issue.send(at, fields.pop("op"), **fields)
         bench.faults.expect(at, {fault})
         bench.results.expect(at + bench.time.perm, ANYTHING)
-        bench.streams.put(at + 1, Stream.M2, range(LANES))
-        bench.send(at + 1, Stream.M0, range(LANES), 0)
-        at += 3
+        at += bench.time.perm_gap
+        bench.streams.put(at, Stream.M2, range(LANES))
+        bench.send(at, Stream.M0, range(LANES), 0)
+        at += bench.time.perm_gap + 1
     await bench.until(at)
     await bench.finish()
     assert bench.faults.seen == len(bad)
@@ -129,7 +149,7 @@ async def host(dut):
             entry = int(_TABLE[pattern, lane])
             assert got & PATTERN_ZERO == (PATTERN_ZERO if entry < 0 else 0)
             assert entry < 0 or got == entry
-    for space in set(Space) - {Space.PATTERNS}:
+    for space in set(Space) - {Space.PATTERNS, Space.MEM, Space.CONSTANTS}:
         assert await bench.host.is_ignored(space, 0)
     bench.send(bench.cycle + 2, Stream.M0, range(LANES), 1)
     await bench.finish()
@@ -147,7 +167,7 @@ async def random(dut, seed):
         bench.send(at, source, rng.integers(-(1 << bits - 1), 1 << bits - 1, LANES),
                    int(rng.integers(CONFIG.patterns)), Index(int(rng.integers(3))),
                    int(rng.integers(16) if rng.random() < 0.2 else rng.integers(4)))
-        at += 1 if rng.random() < 0.8 else int(rng.integers(2, 6))
+        at += bench.time.perm_gap + (0 if rng.random() < 0.8 else int(rng.integers(1, 6)))
     await bench.until(at)
     await bench.finish()
     assert bench.results.seen == 300

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import Out, connect, flipped
 
 from arch.config import Config, profile
 from hdl.host import HostPort
-from hdl.mem import ConstBank, MemBank
+from hdl.mem import ConstBank, Mem
 from hdl.mxm import Mxm
 from hdl.perm import Perm
 from hdl.reduce import Red
@@ -34,9 +34,9 @@ DAMAGED_MEM, DAMAGED_CONST = (63, 2 * 5 + 1), (127, 8)
 def slices(config: Config) -> dict:
     """Port prefix to component."""
     mxm, const = Mxm(config=config), ConstBank(config=config)
-    mem = MemBank(config=config, bank=BANK)
+    mem = Mem(config=config)
     damaged = [(mxm.bank(*key).memory, place) for key, place in DAMAGED_WEIGHTS.items()]
-    for store, (word, bit) in (*damaged, (mem.checks, DAMAGED_MEM), (const.store, DAMAGED_CONST)):
+    for store, (word, bit) in (*damaged, (mem.banks[BANK].checks, DAMAGED_MEM), (const.store, DAMAGED_CONST)):
         store.init = [1 << bit if number == word else 0 for number in range(store.depth)]
     return {
         "mxm": mxm, "vxm": Vxm(config=config), "mem": mem, "const": const,

@@ -102,11 +102,11 @@ def test_latencies_by_hand():
     tiny = timing(TINY)
     assert tiny.matmul_to_drain == 8 and tiny.drain_to_matmul == -6
     assert tiny.kv_write_to_matmul == 4 and tiny.matmul_to_kv_write == 0
-    assert tiny.sample_gap == 4
+    assert tiny.sample_gap == tiny.perm_gap == 4
     # 16 columns in tiles of 4: 2 tiles per half; 4 row pairs; one more stage for the sums.
     flagship = timing(profile("ecp5_85k"))
     assert flagship.matmul_to_drain == 11 and flagship.matmul_to_kv_write == 2
     stages = timing(TINY.replace(mem_stages=1, const_stages=2, mxm_stages=3, drain_stages=1,
                                  vxm_stages=2, perm_stages=3, reduce_stages=1))
     assert (stages.mem_read, stages.const_read, stages.matmul_to_drain, stages.drain, stages.vxm,
-            stages.perm, stages.reduce, stages.reduce_function) == (2, 4, 11, 3, 10, 5, 7, 12)
+            stages.perm, stages.reduce, stages.reduce_function) == (2, 4, 11, 3, 10, 8, 7, 12)

@@ -120,6 +120,15 @@ def _(bench):
     return taken_by_write(bench, "PERM", const=steady_const(), perm=f"PERM at={AT} x=CONST")
 
 
+@measures("perm_gap")
+def _(bench):
+    def fits(gap):
+        cause = bench.cause(const=steady_const(), perm=f"PERM at={AT} n1=2 d1={gap} x=CONST")
+        assert cause in (None, Fault.CONFLICT)
+        return cause is None
+    return least(range(1, 12), fits)
+
+
 def of_reductions(bench, *ops):
     """The delay that some operations of the reduction share."""
     delays = {taken_by_write(bench, "RED", vxm="MAC at=4 n1=120", red=f"{op} at={AT} x=VXM")

@@ -59,7 +59,7 @@ def flip(engine, space, address, bit):
         (bank, word), lane = divmod(address // TINY.lanes, TINY.mem_depth), address % TINY.lanes
         byte, place = divmod(bit, 9)
         part, at = ("checks", 2 * lane + byte) if place == 8 else ("data", 16 * lane + bit - byte)
-        name = f"mem{bank}.{part}"
+        name = f"mem.bank{bank}.{part}"
     memories = engine._memories()
     name = next(known for known in memories if known.startswith(name))
     memories[name][word, at // 8] ^= 1 << at % 8

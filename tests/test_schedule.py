@@ -4,6 +4,7 @@ import itertools
 import pytest
 
 from arch.config import profile
+from arch.queues import Stream
 from arch.timing import FIRST_ISSUE, LOOP_WAIT_MIN, timing
 from compiler.schedule import orders, schedule, solve_row
 from compiler.tasks import ADD, READ, WRITE, N, Program, Task, Touch, affine, make_use
@@ -233,7 +234,30 @@ def test_one_issue_per_queue_and_cycle(compiled):
     for n, row in enumerate(compiled.schedules, 1):
         for queue, cycles in issues(compiled.lowered.program, row, n).items():
             assert cycles[0] >= FIRST_ISSUE
-            assert len(set(cycles)) == len(cycles), (n, queue)
+            gap = timing(compiled.config).perm_gap if queue == "perm" else 1
+            assert all(b - a >= gap for a, b in zip(cycles, cycles[1:])), (n, queue)
+
+
+def stored(task, start, n):
+    """Cycle to the streams but RED that a task writes to MEM, from the definition of repeats."""
+    found = {}
+    for use in task.uses:
+        if use.queue.startswith("w") and use.instruction["x"] != Stream.RED:
+            for j in range(use.n1(n)):
+                at = start + use.offset(n) + j * use.d1
+                found.setdefault(at, set()).add(use.instruction["x"])
+    return found
+
+
+def test_one_stream_is_stored_at_a_time(compiled):
+    """Banks that write on the same cycle write the same stream, or RED."""
+    for n, row in enumerate(compiled.schedules, 1):
+        found = {}
+        for task, start, _ in unrolled(compiled.lowered.program, row):
+            for cycle, streams in stored(task, start, n).items():
+                found.setdefault(cycle, set()).update(streams)
+        assert all(len(streams) == 1 for streams in found.values()), n
+        assert len({*map(tuple, found.values())}) > 1
 
 
 def test_one_order_for_all_rows(compiled):
@@ -270,13 +294,20 @@ def legal_behind(task, start, earlier, n):
         check_accesses(rows, cycles, n)
     except AssertionError:
         return False
+    carried = {}
+    for other, at in earlier:
+        carried |= stored(other, at, n)
+    if any(carried.get(cycle, streams) != streams
+           for cycle, streams in stored(task, start, n).items()):
+        return False
     last, result = {}, -1
     for other, at in earlier:
         for use in other.uses:
             last[use.queue] = max(last.get(use.queue, -1), at + use.offset(n) + use.span(n))
             if use.queue == "red":
                 result = max(result, reduced(use, at, n, times))
-    return not any(start + use.offset(n) <= last.get(use.queue, -1)
+    gap = {"perm": times.perm_gap}
+    return not any(start + use.offset(n) < last.get(use.queue, -99) + gap.get(use.queue, 1)
                    or use.queue == "red" and reduced(use, start, n, times) <= result
                    for use in task.uses)
 

@@ -79,7 +79,7 @@ def fill_with_garbage(engine, seed: int) -> None:
     engine.load(random_program(TINY, seed).image)
     for name, words in engine._memories().items():
         bits = 18 * TINY.lanes if name.startswith("const") else 18
-        if name.startswith("mem"):
+        if name.startswith("mem."):
             bits = TINY.lanes * (2 if ".checks" in name else 16)
         if not name.endswith((".data", ".memory")):
             continue

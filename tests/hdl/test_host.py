@@ -1,8 +1,10 @@
 """Host port, sequencer and registers: frames in, frames out, steps between barriers."""
+import functools
+import operator
 import struct
 
 import pytest
-from amaranth import Module
+from amaranth import Cat, Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.sim import Simulator
@@ -13,7 +15,8 @@ from arch.hostmap import (ABORT, CLEAR, NO_TOKEN, RUN, Command, EventFlag, Regis
                           mem_address, row_address)
 from arch.queues import QUEUES
 from hdl.host import HostPort
-from hdl.mem import MemBank
+from hdl.mem import Mem
+from hdl.perm import Perm
 from hdl.sequencer import Sequencer
 from tests.hdl.host_wire import Wire, header, stuffed, with_crc, write_frame
 
@@ -22,7 +25,7 @@ CAUSES = len(Fault) - 1
 
 
 class Core(wiring.Component):
-    """Host port, sequencer and one MEM bank on the bus; queues and sampler are inputs."""
+    """Host port, sequencer and MEM on the bus, PERM, which reads it; queues and sampler are inputs."""
 
     def __init__(self):
         self.sequencer = Sequencer(config=CONFIG)
@@ -34,15 +37,18 @@ class Core(wiring.Component):
         m = Module()
         m.submodules.host = host = HostPort(config=CONFIG)
         m.submodules.sequencer = sequencer = self.sequencer
-        m.submodules.bank = bank = MemBank(config=CONFIG, bank=1)
+        m.submodules.mem, m.submodules.perm = mem, perm = Mem(config=CONFIG), Perm(config=CONFIG)
+        for bank in range(CONFIG.mem_banks):
+            m.d.comb += getattr(perm.streams, f"m{bank}").data.eq(getattr(mem, f"o_{bank}").data)
         connect(m, flipped(self.rx), host.rx)
         connect(m, flipped(self.tx), host.tx)
         connect(m, sequencer.event, host.event)
-        for end in (sequencer.host, bank.host):
+        ends = (sequencer.host, mem.host, perm.bus)
+        for end in ends:
             m.d.comb += [getattr(end, name).eq(getattr(host.bus, name))
                          for name in ("space", "address", "w_en", "r_en", "w_data")]
-        m.d.comb += [host.bus.r_data.eq(sequencer.host.r_data | bank.host.r_data),
-                     host.bus.ack.eq(sequencer.host.ack | bank.host.ack),
+        m.d.comb += [host.bus.r_data.eq(functools.reduce(operator.or_, (end.r_data for end in ends))),
+                     host.bus.ack.eq(Cat(end.ack for end in ends).any()),
                      host.busy.eq(sequencer.busy), sequencer.ended.eq(self.ended),
                      sequencer.sampled.eq(self.sampled),
                      sequencer.causes.as_value().eq(self.causes)]

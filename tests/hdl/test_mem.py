@@ -11,7 +11,7 @@ from arch.isa import UNITS, sources_of
 from arch.numerics import as_lane
 from arch.queues import Stream
 from arch.timing import timing
-from hdl.mem import ConstBank, MemBank
+from hdl.mem import ConstBank, Mem
 from hdl.signatures import fault_bit, stream_width
 
 TINY = profile("tiny")
@@ -37,8 +37,23 @@ def stored(values):
     return word
 
 
+class Bank:
+    """The ports of one bank of a `Mem`."""
+
+    def __init__(self, *, config):
+        self.dut = dut = Mem(config=config)
+        self.streams, self.host = dut.streams, dut.host
+        self.o = getattr(dut, f"o_{BANK}")
+        for name, short in (("read", "r"), ("write", "w")):
+            for kind in ("issue", "fault"):
+                setattr(self, f"{kind}_{name}", getattr(dut, f"{kind}_{short}{BANK}"))
+        for name in ("valid", "address", "halves", "data"):
+            setattr(self, f"w_{name}", getattr(dut, f"w{BANK}_{name}"))
+        self.store, self.checks = dut.banks[BANK].store, dut.banks[BANK].checks
+
+
 def simulate(dut, testbench):
-    simulator = Simulator(dut)
+    simulator = Simulator(getattr(dut, "dut", dut))
     simulator.add_clock(1e-8)
     simulator.add_testbench(testbench)
     simulator.run()
@@ -67,6 +82,14 @@ async def access(ctx, dut, space, address, word=None, limit=10):
     return None
 
 
+async def word_of(ctx, dut, word):
+    """A word of the bank as its queue reads it."""
+    issue(ctx, dut.issue_read, address=word)
+    await ctx.tick()
+    issue(ctx, dut.issue_read)
+    return unpack(ctx.get(Value.cast(dut.o.data)), LANES).tolist()
+
+
 def issue(ctx, port, **fields):
     """Drive an issue port for this cycle; without fields, nothing is issued."""
     ctx.set(port.valid, int(bool(fields)))
@@ -85,7 +108,7 @@ def drive(ctx, dut, stream, values=None):
 @pytest.mark.parametrize("config", CONFIGS, ids=["tiny", "stages", "ecp5_85k"])
 def test_random_reads_and_writes(config):
     """A read and a write on most cycles; a read sees every write of the cycles before it."""
-    dut, rng = MemBank(config=config, bank=BANK), np.random.default_rng(3)
+    dut, rng = Bank(config=config), np.random.default_rng(3)
     latency, lanes, half = timing(config).mem_read, config.lanes, config.lanes // 2
     array = np.zeros((config.mem_depth, lanes), np.int64)
     expected, cycles = {}, 300
@@ -115,6 +138,8 @@ def test_random_reads_and_writes(config):
                 stream, halves = sources[rng.integers(len(sources))], int(rng.integers(0, 4))
                 width = stream_width(stream)
                 values = rng.integers(-(1 << width - 1), 1 << width - 1, lanes)
+                if stream == Stream.RED:
+                    values[:] = values[0]
                 drive(ctx, dut, stream, values)
                 issue(ctx, dut.issue_write, address=write, x=int(stream), halves=halves)
                 mask = np.repeat([halves & 1, halves >> 1], half).astype(bool)
@@ -128,7 +153,7 @@ def test_random_reads_and_writes(config):
 
 
 def test_write_is_seen_on_the_next_cycle_not_before():
-    dut = MemBank(config=TINY, bank=BANK)
+    dut = Bank(config=TINY)
 
     async def testbench(ctx):
         drive(ctx, dut, Stream.VXM, [0x12345 + lane for lane in range(LANES)])
@@ -158,7 +183,7 @@ def test_write_is_seen_on_the_next_cycle_not_before():
 ])
 def test_faults(fields, drive_it, port, fault):
     """The cause is high on the cycle after the issue, and the access is not done."""
-    dut = MemBank(config=TINY, bank=BANK)
+    dut = Bank(config=TINY)
 
     async def testbench(ctx):
         for lane in range(LANES):
@@ -172,28 +197,57 @@ def test_faults(fields, drive_it, port, fault):
         await ctx.tick()
         assert causes(ctx, getattr(dut, f"fault_{port}")) == set()
         for word in range(TINY.mem_depth):
-            value = await access(ctx, dut, Space.MEM, mem_address(TINY, BANK, word, 1))
-            assert value == (77 if word == 3 else 0)
+            found = await word_of(ctx, dut, word)
+            assert found == [77 if word == 3 else 0] * LANES
     simulate(dut, testbench)
 
 
 def test_host_access():
-    """Lanes one by one; another bank and another space are not answered."""
-    dut = MemBank(config=TINY, bank=BANK)
+    """The host writes lanes one by one, of this bank alone; another space is not answered. A word
+    that it reads is on the stream, without being valid, until it reads another."""
+    dut = Bank(config=TINY)
 
     async def testbench(ctx):
         for lane in range(LANES):
-            await access(ctx, dut, Space.MEM, mem_address(TINY, BANK, 40, lane), 0x8001 + lane)
-        assert await access(ctx, dut, Space.MEM, mem_address(TINY, 1, 40, 0), 5) is None
-        assert await access(ctx, dut, Space.MEM, mem_address(TINY, 1, 40, 0)) is None
+            assert await access(ctx, dut, Space.MEM, mem_address(TINY, BANK, 40, lane),
+                                0x8001 + lane) == 0
+        assert await access(ctx, dut, Space.MEM, mem_address(TINY, 1, 40, 0), 5) == 0
         assert await access(ctx, dut, Space.WEIGHTS, mem_address(TINY, BANK, 40, 0), 5) is None
-        for lane in range(LANES):
-            address = mem_address(TINY, BANK, 40, lane)
-            assert await access(ctx, dut, Space.MEM, address) == 0x8001 + lane
-        issue(ctx, dut.issue_read, address=40)
+        assert await word_of(ctx, dut, 40) == [0x8001 + lane - 0x10000 for lane in range(LANES)]
+        assert await word_of(ctx, dut, 41) == [0] * LANES
+        for word in (40, 41):
+            assert await access(ctx, dut, Space.MEM, mem_address(TINY, BANK, word, 3)) is None
+            assert not ctx.get(dut.o.valid)
+            assert unpack(ctx.get(Value.cast(dut.o.data)), LANES).tolist() == [
+                0x8001 + lane - 0x10000 if word == 40 else 0 for lane in range(LANES)]
+    simulate(dut, testbench)
+
+
+@pytest.mark.parametrize("first, second, conflict", [
+    (Stream.VXM, Stream.VXM, False), (Stream.VXM, Stream.RED, False),
+    (Stream.RED, Stream.CONST, False), (Stream.PERM, Stream.CONST, True),
+    (Stream.VXM, Stream.PERM, True), (Stream.VXM, Stream.NONE, True)])
+def test_two_banks_write(first, second, conflict):
+    """The same stream, or RED; else the higher bank is at fault, and the lower one writes."""
+    dut = Bank(config=TINY)
+    other, other_fault = getattr(dut.dut, f"issue_w{BANK + 1}"), getattr(dut.dut, f"fault_w{BANK + 1}")
+
+    async def testbench(ctx):
+        for number, stream in enumerate((Stream.VXM, Stream.CONST, Stream.PERM, Stream.RED)):
+            # RED is the same on every lane.
+            drive(ctx, dut, stream, [100 * number + (lane if number < 3 else 0)
+                                     for lane in range(LANES)])
+        number = {Stream.VXM: 0, Stream.PERM: 2, Stream.RED: 3}[first]
+        issue(ctx, dut.issue_write, address=1, x=int(first), halves=3)
+        issue(ctx, other, address=1, x=int(second), halves=3)
         await ctx.tick()
-        assert unpack(ctx.get(Value.cast(dut.o.data)), LANES).tolist() == [
-            0x8001 + lane - 0x10000 for lane in range(LANES)]
+        issue(ctx, dut.issue_write)
+        issue(ctx, other)
+        assert causes(ctx, dut.fault_write) == set()
+        assert causes(ctx, other_fault) == ({Fault.CONFLICT} if conflict else set()) | (
+            {Fault.ENCODING} if second == Stream.NONE else set())
+        assert await word_of(ctx, dut, 1) == [100 * number + (lane if number < 3 else 0)
+                                              for lane in range(LANES)]
     simulate(dut, testbench)
 
 
@@ -204,7 +258,7 @@ def test_parity(stages):
     rng = np.random.default_rng(5)
 
     def once(flip):
-        dut = MemBank(config=config, bank=BANK)
+        dut = Bank(config=config)
         values = rng.integers(-32768, 32768, LANES)
 
         async def testbench(ctx):
@@ -232,7 +286,7 @@ def test_parity(stages):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["tiny", "stages", "ecp5_85k"])
 def test_constants(config):
-    """Loaded by the host, read back by it, then streamed with a read on most cycles."""
+    """Loaded by the host, read by it onto the stream, then streamed with a read on most cycles."""
     dut, rng = ConstBank(config=config), np.random.default_rng(4)
     lanes, latency = config.lanes, timing(config).const_read
     array = rng.integers(-32768, 32768, (config.const_depth, lanes))
@@ -245,9 +299,11 @@ def test_constants(config):
                 await access(ctx, dut, Space.CONSTANTS, constant_address(config, word, lane),
                              array[word, lane])
         for word in words:
-            lane = int(rng.integers(lanes))
-            value = await access(ctx, dut, Space.CONSTANTS, constant_address(config, word, lane))
-            assert value == array[word, lane] & 0xFFFF
+            address = constant_address(config, word, int(rng.integers(lanes)))
+            assert await access(ctx, dut, Space.CONSTANTS, address) is None
+            assert not ctx.get(dut.o.valid)
+            np.testing.assert_array_equal(unpack(ctx.get(Value.cast(dut.o.data)), lanes),
+                                          array[word])
         assert ctx.get(dut.store.data[words[1]]) == stored(array[words[1]])
         for cycle in range(100):
             result = expected.pop(cycle, None)

@@ -4,7 +4,8 @@ import pytest
 
 from arch.config import profile
 from arch.faults import Fault
-from arch.hostmap import PATTERN_ZERO, Space, pattern_address
+from arch.hostmap import (PATTERN_ZERO, Space, constant_address, mem_address,
+                          pattern_address)
 from arch.isa import UNITS, Index, sources_of
 from arch.queues import Stream
 from arch.timing import timing
@@ -35,7 +36,7 @@ def random_table(rng, config):
 @pytest.mark.parametrize("profile_name, stages", [
     ("tiny", 0), ("tiny", 1), ("tiny", 2), ("tiny", 3), ("ecp5_85k", 0)])
 def test_random(profile_name, stages):
-    """Random tables, operands, index values and shifts, back to back and with gaps."""
+    """Random tables, operands, index values and shifts, as close as allowed and with gaps."""
     config = profile(profile_name).replace(perm_stages=stages)
     rng = np.random.default_rng(stages)
     table = random_table(rng, config)
@@ -56,7 +57,7 @@ def test_random(profile_name, stages):
         y = [0 if entry & PATTERN_ZERO else x[entry ^ (value << shift) % config.lanes]
              for entry in table[pattern]]
         results[cycle + timing(config).perm] = y
-        cycle += 1 if rng.random() < 0.8 else int(rng.integers(2, 6))
+        cycle += timing(config).perm_gap + (0 if rng.random() < 0.8 else int(rng.integers(1, 6)))
     got, faults, _ = run.run(cycle + 8)
     assert not faults
     assert {at: y.tolist() for at, y in got.items()} == {
@@ -72,13 +73,14 @@ def test_by_hand():
     x = [10, 11, 12, 13, 14, 15, 16, 17]
     run.stream(cycle, Stream.M0, x)
     run.issue(cycle, op=PERM, x=Stream.M0, pattern=5)
-    run.stream(cycle + 1, Stream.M0, x)
-    run.issue(cycle + 1, op=PERM, x=Stream.M0, pattern=5, index=Index.POSITION, index_shift=1)
-    got, faults, _ = run.run(cycle + 6)
+    x = [lane - 0x2345 for lane in x]
+    run.stream(cycle + 4, Stream.M0, x)
+    run.issue(cycle + 4, op=PERM, x=Stream.M0, pattern=5, index=Index.POSITION, index_shift=1)
+    got, faults, _ = run.run(cycle + 12)
     assert not faults
-    assert list(got) == [cycle + 2, cycle + 3]
-    assert got[cycle + 2].tolist() == [17, 16, 15, 14, 13, 0, 11, 10]
-    assert got[cycle + 3].tolist() == [15, 14, 17, 16, 11, 0, 13, 12]
+    assert list(got) == [cycle + 5, cycle + 9]
+    assert got[cycle + 5].tolist() == [17, 16, 15, 14, 13, 0, 11, 10]
+    assert got[cycle + 9].tolist() == [y and y - 0x2345 for y in (15, 14, 17, 16, 11, 0, 13, 12)]
 
 
 def test_host_reads_what_it_wrote():
@@ -91,17 +93,40 @@ def test_host_reads_what_it_wrote():
         run.bus(start + 2 * address, Space.PATTERNS, address)
     other = start + 2 * len(words)
     run.bus(other, Space.CONSTANTS, 0, 3)
-    run.bus(other + 2, Space.CONSTANTS, 0)
+    run.bus(other + 2, Space.WEIGHTS, 0)
     run.bus(other + 4, Space.PATTERNS, 0)
-    _, faults, watched = run.run(other + 8)
+    _, faults, watched = run.run(other + 16)
     assert not faults
     for address, word in enumerate(words):
         assert watched[start + 2 * address + 1] == {"bus.ack": 1, "bus.r_data": word}
         assert watched[start + 2 * address + 2] == {"bus.ack": 0, "bus.r_data": 0}
-    assert all(watched[at]["bus.ack"] == (at == other + 5) for at in range(other, other + 8))
+    assert all(watched[at]["bus.ack"] == (at == other + 5) for at in range(other, other + 16))
     assert watched[other + 5]["bus.r_data"] == words[0]
     writes = [cycle for cycle in range(start + 1) if watched[cycle]["bus.ack"]]
     assert writes == list(range(1, len(words) + 1))
+
+
+@pytest.mark.parametrize("changes", [{}, {"mem_stages": 3}, {"const_stages": 1, "perm_stages": 2}])
+def test_host_reads_vectors(changes):
+    """A lane of MEM or CONSTANTS, from the stream on which the word is, though it is not valid."""
+    config = TINY.replace(mem_depth=40, **changes)
+    times, rng = timing(config), np.random.default_rng(6)
+    at_stream = max(times.mem_read, times.const_read)
+    run, cycle = bench(config, random_table(rng, config))
+    wanted = {}
+    for bank, word, lane in [(0, 0, 0), (1, 39, 7), (2, 5, 3), (3, 39, 4), (None, 127, 5)]:
+        space = Space.CONSTANTS if bank is None else Space.MEM
+        address = (constant_address(config, word, lane) if bank is None
+                   else mem_address(config, bank, word, lane))
+        x = rng.integers(-32768, 32768, config.lanes)
+        run.stream(cycle + at_stream, Stream.CONST if bank is None else Stream(Stream.M0 + bank), x)
+        run.bus(cycle, space, address)
+        wanted[cycle + at_stream + times.perm + 1] = int(x[lane]) & 0xFFFF
+        cycle += 20
+    got, faults, watched = run.run(cycle)
+    assert not faults and not got
+    assert {at: seen["bus.r_data"] for at, seen in enumerate(watched)
+            if seen["bus.ack"] and at > config.patterns * config.lanes + 2} == wanted
 
 
 def test_faults():
@@ -113,13 +138,28 @@ def test_faults():
            ({"x": Stream.M1, "index": 3}, Fault.ENCODING),
            *[({"x": Stream.M1, "pattern": pattern}, Fault.ADDRESS) for pattern in (5, 6, 7)]]
     for number, (fields, _) in enumerate(bad):
-        run.stream(3 * number + 1, Stream.M0, [0] * lanes)
-        run.stream(3 * number, Stream.M1, [0] * lanes)
-        run.issue(3 * number, **{"op": PERM} | fields)
-    run.stream(3 * len(bad), Stream.M1, [0] * lanes)
-    run.issue(3 * len(bad), op=PERM, x=Stream.M1, pattern=4)
-    _, faults, _ = run.run(3 * len(bad) + 6)
-    assert faults == {3 * number + 1: {fault} for number, (_, fault) in enumerate(bad)}
+        run.stream(5 * number + 1, Stream.M0, [0] * lanes)
+        run.stream(5 * number, Stream.M1, [0] * lanes)
+        run.issue(5 * number, **{"op": PERM} | fields)
+    run.stream(5 * len(bad), Stream.M1, [0] * lanes)
+    run.issue(5 * len(bad), op=PERM, x=Stream.M1, pattern=4)
+    _, faults, _ = run.run(5 * len(bad) + 6)
+    assert faults == {5 * number + 1: {fault} for number, (_, fault) in enumerate(bad)}
+
+
+def test_too_close():
+    """The one before is still under way for three cycles."""
+    run, cycle = bench()
+    wanted = {}
+    for gap in (1, 2, 3, 4, 5):
+        cycle += 10
+        for at in (cycle, cycle + gap):
+            run.stream(at, Stream.M1, [0] * TINY.lanes)
+            run.issue(at, op=PERM, x=Stream.M1)
+        if gap < 4:
+            wanted[cycle + gap + 1] = {Fault.CONFLICT}
+    _, faults, _ = run.run(cycle + 12)
+    assert faults == wanted
 
 
 def test_nothing_is_valid_after_reset():
