@@ -182,7 +182,7 @@ def operand(m, streams, source, unit: str, name: str, config: Config, width: int
     if len({stream % 4 for stream in four}) == len(four) == 4:
         # The fifth of five comes in behind a multiplexer of four, for one LUT.
         bits, select = 3, Cat(source[:2], source == last)
-        places = {stream % 4: stream for stream in four} | {4: last}
+        places = {stream % 4: stream for stream in four} | {4 + last % 4: last}
 
     def pick(value_of, others):
         return choose([value_of(stream, getattr(streams, stream.name.lower()))
