@@ -40,7 +40,7 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self._file, keys)
 
-    def until(self, end: bytes, seconds: float = 60) -> bytes:
+    def until(self, end: bytes, seconds: float = 300) -> bytes:
         """Everything up to the first ``end``."""
         got, limit = b"", time.monotonic() + seconds
         while end not in got:
@@ -132,7 +132,7 @@ def test_a_damaged_flash_is_told(program):
     content = bytearray(flash_image(program))
     content[flash.FRAMES + 200] ^= 1
     with board(bytes(content)) as virtual:
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 300
         while not virtual.lamps["fault"]:
             assert time.monotonic() < limit
             time.sleep(0.05)
