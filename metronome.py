@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from arch.boards import BOARDS, BoardSpec, board
 from arch.config import Config, profile
 from arch.image import Image
 from compiler import export as formats
@@ -42,7 +43,7 @@ __all__ = ["Model", "Program", "Session", "Generation", "Evaluation", "Metronome
            "Image", "ImageRun", "assemble", "disassemble", "load_image", "run_image",
            "is_image", "check_engine", "steps_that_fit", "reference_logits",
            # The machine itself.
-           "Config", "profile", "inventory", "verilog", "selftest"]
+           "Config", "profile", "BOARDS", "BoardSpec", "board", "inventory", "verilog", "selftest"]
 
 #: What `export` writes.
 FORMATS = formats.FORMATS

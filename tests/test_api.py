@@ -17,7 +17,7 @@ from tests.conftest import TINY
 
 COMMANDS = Path(__file__).parent.parent / "scripts" / "commands"
 #: Placement is a tool of the repository, not of the API.
-OWN = {"synth.py": {"sim", "compiler"}}
+OWN = {"synth.py": {"sim", "compiler"}, "bitstream.py": {"sim"}, "flash.py": {"sim"}}
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def test_the_board_generates_what_the_machine_model_does(virtual, tiny):
     assert board.tokens == machine.tokens and len(board.tokens) == 9
     assert board.cycles == machine.cycles == [tiny.predicted(at, at == 0) for at in range(10)]
     assert virtual.lamps == {"alive": virtual.lamps["alive"], "running": False, "fault": False,
-                             "line": False}
+                             "line": False, "speaking": False}
 
 
 @pytest.mark.slow

@@ -100,6 +100,6 @@ def test_save_is_all_or_nothing(tmp_path):
 
 
 def test_program_bytes_by_hand():
-    # vxm of tiny: 75 bits, 10 bytes, three words; 12 parameters of 10 bits, 2 bytes each; 24 row
+    # vxm of tiny: 59 bits, 8 bytes, three words; 12 parameters of 10 bits, 2 bytes each; 24 row
     # fields of 2 bytes.
-    assert make().program_bytes == 3 * 10 + 12 * 2 + 24 * 2
+    assert make().program_bytes == 3 * 8 + 12 * 2 + 24 * 2

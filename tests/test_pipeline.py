@@ -198,7 +198,7 @@ def test_error_of_the_program():
     assert str(error).startswith("queue 'mxm' of profile 'tiny' holds 8 instructions, the program "
                                  "has ")
     # A variant of a profile is told of the others.
-    assert "; it fits profile 'small' or 'ecp5_85k' or 'sim_large'" in str(error)
+    assert "; it fits profile 'small' or 'ecp5_85k' or 'ecp5_25k' or 'sim_large'" in str(error)
     error = refused(profile("tiny").replace(param_columns=1))
     assert "holds 1 delay parameters, the program has " in str(error)
 

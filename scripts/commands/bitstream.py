@@ -3,8 +3,7 @@ import json
 import pathlib
 import shutil
 
-from arch.boards import board
-from compiler.errors import MetronomeError
+from metronome import MetronomeError, board
 from scripts import bitstream
 from scripts.commands.common import CheckFailed, say, write_file
 from sim import toolchain

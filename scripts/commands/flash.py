@@ -4,13 +4,11 @@ import pathlib
 import tempfile
 
 import metronome
-from arch.boards import BoardSpec, board
-from arch.flash import IMAGE_OFFSET
-from metronome import MetronomeError
+from metronome import BoardSpec, MetronomeError, board
 from scripts import bitstream
 from scripts.commands.common import CheckFailed, say, write_file
 from sim import toolchain
-from sim.flash_image import flash_image
+from sim.flash_image import IMAGE_OFFSET, flash_image
 
 
 def run(options) -> dict:

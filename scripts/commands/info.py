@@ -2,7 +2,6 @@
 import dataclasses
 
 import metronome
-from arch.boards import BOARDS
 
 
 def run(options) -> dict:
@@ -15,7 +14,7 @@ def run(options) -> dict:
                   f"{sizes['weight_bytes'] // 1024} KiB of weights, "
                   f"context {sizes['context']}, vocabulary up to {sizes['vocab_max']}")
         print("boards")
-        for name, spec in BOARDS.items():
+        for name, spec in metronome.BOARDS.items():
             print(f"  {name:<10} {spec.part}, profile {spec.profile}, "
                   f"{spec.clock_hz / 1e6:.0f} MHz; not yet run on hardware")
         print("engines")
@@ -25,7 +24,7 @@ def run(options) -> dict:
         for name, version in tools.items():
             print(f"  {name:<13} {version}")
     return {"profiles": profiles,
-            "boards": {name: dataclasses.asdict(spec) for name, spec in BOARDS.items()},
+            "boards": {name: dataclasses.asdict(spec) for name, spec in metronome.BOARDS.items()},
             "tools": tools,
             "engines": {name: {"available": reason is None, "reason": reason}
                         for name, reason in engines.items()}}
