@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from arch import flash
+from arch.flash import IMAGE_OFFSET
 from arch.hostmap import NO_TOKEN, Command, Register, Space, constant_address
 from arch.numerics import inverse_temperature
 from compiler.errors import MetronomeError
@@ -11,6 +12,8 @@ from compiler.load import AnyTokenizer
 from compiler.program import Program
 from compiler.stop import stop_token
 from sim import hostlink
+
+__all__ = ["IMAGE_OFFSET", "flash_image"]
 
 #: A terminal needs both.
 NEW_LINE = b"\r\n"
