@@ -51,7 +51,7 @@ def digest(component) -> str:
     """SHA-256 of a component's RTLIL in which the cells of the platform hook are black boxes.
 
     Equal digests of a component with and without vendor cells say that the simulated hardware is
-    the synthesised one but for the insides of `hdl.cells`.
+    the synthesised one but for the insides of `hdl.cells`, `hdl.dsp` and `hdl.logic_cells`.
     """
     text = rtlil.convert(component, name="top", platform=Outline(), emit_src=False)
     return hashlib.sha256(text.encode()).hexdigest()

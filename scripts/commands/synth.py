@@ -33,7 +33,7 @@ def run(options) -> dict:
         _show(result)
     simulated, synthesised = (result["rtl_sha256"][name] for name in ("simulated", "synthesised"))
     if simulated != synthesised:
-        raise CheckFailed("the synthesised RTL is not the simulated one outside of hdl.cells",
+        raise CheckFailed("the synthesised RTL is not the simulated one outside of vendor cells",
                           result)
     if options.pnr and result["fmax_mhz"]["max"] < synthesis.TARGET_MHZ:
         raise CheckFailed(f"timing failed: {result['fmax_mhz']['max']:.1f} MHz at best, "
@@ -63,7 +63,7 @@ def _show(result: dict) -> None:
     formula = " + ".join(f"{sites} x {kind}" for kind, sites in synthesis.LUT_SITES.items())
     print(f"LUT4-equivalent    {result['lut4_equivalent']} ({formula})")
     print(f"RTL                sha256 {result['rtl_sha256']['synthesised']}, simulated and "
-          "synthesised, without hdl.cells")
+          "synthesised, without vendor cells")
     for name, memory in result["memories"].items():
         size = f"{memory['depth']} x {memory['width']}" if memory["width"] else "instantiated"
         cells = ", ".join(f"{count} {kind}" for kind, count in memory["cells"].items())
