@@ -115,7 +115,7 @@ def test_identity_and_settings():
 
 
 @pytest.mark.parametrize("space, address, count", [
-    (Space.REGISTERS, 38, 1), (Space.MEM, CONFIG.mem_banks * 64 * CONFIG.lanes - 1, 2),
+    (Space.REGISTERS, 42, 1), (Space.MEM, CONFIG.mem_banks * 64 * CONFIG.lanes - 1, 2),
     (Space.TOKENS, CONFIG.context, 1), (9, 0, 1), (Space.ROWS, 1 << 24, 1),
     (Space.TOKENS, 0xFFFFFFFF, 1), (255, 0, 3)])
 def test_range(space, address, count):
