@@ -161,7 +161,7 @@ def test_one_weight_bit(generate, changed, program, seed):
 
 
 #: Module of the RTL, and what becomes of its first line with that operator.
-LINES = {"mxm.tile_1": ("+", "-"), "vxm.lane_5": ("-", "+")}
+LINES = {"mxm.tile_1.product_1_1": ("+", "-"), "vxm.lane_5.U$12": ("+", "-")}
 
 
 @pytest.fixture(scope="module")
