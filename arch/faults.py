@@ -12,7 +12,7 @@ class Fault(enum.IntEnum):
     COLLISION : two results reach one stream on the same cycle.
     CONFLICT : a run-time weight write meets a read of the same word in the same cycle, two vectors
         reach the sampler or the permutation closer than it can take them, or a MEM bank writes
-        another stream than a bank of a lower number on the same cycle, and neither is RED.
+        another stream than a bank of a lower number on wires that they share.
     ADDRESS : an address lies outside its memory.
     ENCODING : a reserved opcode, source or mode.
     PARITY : a word read back does not match the parity made at its writer.

@@ -276,7 +276,7 @@ UNITS = {unit.name: unit for unit in (
         Op("READ", 4, "M<bank> = mem[address]"),
     ), _CONTROL + _N1 + _N2 + _MEM_OUTER),
     Unit("mem_write", "Write port of a MEM bank. Banks that write on the same cycle write the same "
-         "stream, or RED.", (
+         "stream; or RED, those of odd number.", (
         Op("WRITE", 4, "mem[address] = x (low 16 bits of each lane), in the chosen halves"),
     ), _CONTROL + _N1 + _MEM + (
         _source("x", "vector to write", Stream.CONST, Stream.VXM, Stream.PERM, Stream.RED),

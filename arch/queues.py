@@ -47,6 +47,15 @@ def mem_stream(bank: int) -> Stream:
     return Stream(Stream.M0 + bank)
 
 
+def shares_wires(source: Stream, bank: int) -> bool:
+    """Whether what MEM bank ``bank`` writes comes on the wires that all banks share.
+
+    They carry one stream on a cycle. To banks of odd number RED has wires of its own: it is the same
+    on every lane, and what is reduced is written while something else is.
+    """
+    return source != Stream.RED or bank % 2 == 0
+
+
 @dataclasses.dataclass(frozen=True)
 class Queue:
     """One in-order instruction queue.

@@ -105,7 +105,7 @@ def _scores(low: Lowering, layer, head, base, peaks):
                order="inner" if inner else "outer", steps=heads.steps, tiles=N,
                accumulator=base, half0=0 if inner else step % config.groups,
                shift=layer.q_shift, touches=touches, **strides)
-    peak_bank = (bank + 2) % 4
+    peak_bank = low.peak_bank(bank)
     peak = Mem(low.peak[peak_bank], peaks[peak_bank], stride=0)
     peaks[peak_bank] += 1
     low.pass_(f"scores {head} requantise", "MAC", N, Acc(base),

@@ -80,7 +80,7 @@ class Lowering:
         self.att = take("att", 0, v * heads.group, "att")
         self._inverse_words()
         banks = [self.score_bank(head) for head in range(heads.count)]
-        self.peak = [take(f"peak{bank}", bank, banks.count((bank + 2) % 4), "att")
+        self.peak = [take(f"peak{bank}", bank, sum(self.peak_bank(scores) == bank for scores in banks), "att")
                      for bank in range(4)]
         self._score_slots()
         h = self.h_tiles
@@ -149,6 +149,11 @@ class Lowering:
         kv, member = divmod(head, self.heads.group)
         pair = kv // 2 * self.heads.group + member
         return (2, 0)[pair % 2] + kv % 2
+
+    def peak_bank(self, score_bank: int) -> int:
+        """Where the largest score goes: an odd bank, which RED reaches on wires of its own, and
+        another one than that of the scores, which are read on the same cycles."""
+        return 3 if score_bank == 1 else 1
 
     # Tasks.
 

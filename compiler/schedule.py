@@ -78,8 +78,8 @@ class _Memory:
 class _Queues:
     """Last issue of each queue, and of the shared output of the reducer; what MEM banks write.
 
-    All banks that write on a cycle write the same stream, or RED. That is no bound from below:
-    `free` looks for the next start that keeps it.
+    The banks share wires that carry one stream on a cycle. That is no bound from below: `free`
+    looks for the next start that keeps it.
 
     ``room`` gives the least cycles before a task on a queue, where they are more than 1: see
     `compiler.emit.NoTime`.

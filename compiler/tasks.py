@@ -9,7 +9,7 @@ import dataclasses
 import functools
 
 from arch.isa import Instruction
-from arch.queues import Stream
+from arch.queues import QUEUES, shares_wires
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,13 +126,14 @@ class Task:
     def stores(self, n: int) -> list:
         """``(cycle, stream)`` of what the MEM banks share wires for, relative to the start.
 
-        That is every write but those of RED.
+        That is what `arch.queues.shares_wires` says.
         """
         if n not in self._stores:
             assert all(use.n2(n) == 1 for use in self.uses if use.instruction.op == "WRITE")
             self._stores[n] = sorted({
                 (use.offset(n) + j * use.d1, use.instruction["x"]) for use in self.uses
-                if use.instruction.op == "WRITE" and use.instruction["x"] != Stream.RED
+                if use.instruction.op == "WRITE"
+                and shares_wires(use.instruction["x"], QUEUES[use.queue].bank)
                 for j in range(use.n1(n))})
         return self._stores[n]
 

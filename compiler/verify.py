@@ -14,7 +14,7 @@ def verify_program(program: Program, config: Config) -> None:
     """Check a program of tasks.
 
     Every field fits its instruction; within a task no queue issues twice in a cycle, and all MEM
-    banks that write in a cycle write the same stream, or RED; every word read was written by an
+    banks that share wires write the same stream on a cycle; every word read was written by an
     earlier task (or is loaded with the image).
 
     Raises

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from arch.config import Config
 from arch.faults import Fault
 from arch.hostmap import Space, power_of_two
+from arch.queues import Stream, shares_wires
 from hdl.bus import BusSignature, bits_of
 from hdl.cells import BYTE_BITS, WORD_BITS, parity_byte
 from hdl.lut_ram import LutRam
@@ -149,7 +150,8 @@ class MemBank(wiring.Component):
         """
         config, issue, causes = self.config, self.issue_write, self.fault_write.causes
         half = config.lanes // 2
-        words = [Mux(self.scalar_en, self.scalar, lane) for lane in self.lanes]
+        words = [lane if shares_wires(Stream.RED, self._bank)
+                 else Mux(self.scalar_en, self.scalar, lane) for lane in self.lanes]
         in_range = issue.address < config.mem_depth
         m.d.comb += [
             self.w_valid.eq(issue.valid & self.taken & in_range),

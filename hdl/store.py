@@ -1,12 +1,12 @@
-"""What the MEM banks write: one stream on a cycle, on wires that they share, and RED beside it."""
-from amaranth import Cat, Module, Mux, Signal
+"""What the MEM banks write: one stream on a cycle, on wires that they share; RED beside it."""
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS, sources_of
-from arch.queues import STREAM_BITS, Stream
+from arch.queues import STREAM_BITS, Stream, shares_wires
 from hdl.cells import WORD_BITS
 from hdl.choose import choose
 from hdl.signatures import LANE_BITS, FaultSignature, StreamsSignature, fault_bit
@@ -20,8 +20,8 @@ def checked(lane):
 class StoreBus(wiring.Component):
     """Chooses what the MEM banks write on this cycle, and makes its parity.
 
-    The lowest bank that writes another stream than RED chooses; a higher one that writes a third
-    stream faults (CONFLICT), and what it writes is undefined.
+    The lowest of the banks that share the wires (`arch.queues.shares_wires`) and write chooses; a
+    higher one that writes another stream faults (CONFLICT), and what it writes is undefined.
 
     Parameters
     ----------
@@ -33,10 +33,10 @@ class StoreBus(wiring.Component):
     -------
     valid, source : by bank, whether it writes, and what; in the same cycle as the outputs.
     streams : operands.
-    host_en, host_data : what the host writes takes the place of RED.
+    host_en, host_data : what the host writes takes the place of RED, on all wires.
     o_lanes : `checked` lanes of the stream.
     o_scalar : a `checked` lane of RED, which is the same on all of them.
-    o_scalar_en : by bank, whether it writes RED, or nothing.
+    o_scalar_en : whether a bank that RED has wires of its own to writes RED, or nothing.
     o_taken : by bank, whether what it writes is there.
     fault_0, fault_1, ... : OPERAND, CONFLICT and ENCODING of a bank.
     """
@@ -56,36 +56,40 @@ class StoreBus(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        shares = [self.valid[bank] & (self.source[bank] != Stream.RED)
-                  for bank in range(self._config.mem_banks)]
-        chosen = self.source[-1]
-        for bank in reversed(range(self._config.mem_banks - 1)):
+        banks = range(self._config.mem_banks)
+        shares = [self.valid[bank] & (shares_wires(Stream.RED, bank)
+                                      | (self.source[bank] != Stream.RED)) for bank in banks]
+        chosen = Const(Stream.RED)
+        for bank in reversed(banks):
             chosen = Mux(shares[bank], self.source[bank], chosen)
-        shared = [source for source in self._sources if source != Stream.RED]
-        scalar = Mux(self.host_en, self.host_data, self.streams.red.data[0])
-        m.d.comb += self.o_scalar.eq(checked(scalar))
+        scalar = Signal(LANE_BITS)
+        m.d.comb += [scalar.eq(Mux(self.host_en, self.host_data, self.streams.red.data[0])),
+                     self.o_scalar.eq(checked(scalar))]
         for number in range(self._config.lanes):
             lane = Signal(LANE_BITS, name=f"lane_{number}")
-            m.d.comb += [lane.eq(self._pick(m, chosen, shared, lambda side: side.data[number])),
-                         self.o_lanes[number].eq(checked(lane))]
+            m.d.comb += [
+                lane.eq(self._pick(m, chosen, lambda stream, side: scalar if stream == Stream.RED
+                                   else side.data[number])),
+                self.o_lanes[number].eq(checked(lane))]
         for bank, share in enumerate(shares):
             self._check(m, bank, share & (self.source[bank] != chosen))
         return m
 
-    def _pick(self, m, source, streams, value_of):
-        """A part of the stream named by ``source``, one of ``streams``."""
+    def _pick(self, m, source, value_of):
+        """A part of the stream named by ``source``."""
+        streams = self._sources
         bits = next(bits for bits in range(STREAM_BITS + 1)
                     if len({stream % (1 << bits) for stream in streams}) == len(streams))
         places = {stream % (1 << bits): stream for stream in streams}
-        return choose([value_of(getattr(self.streams, places[place].name.lower()))[:LANE_BITS]
-                       if place in places else None for place in range(1 << bits)],
+        return choose([value_of(places[place], getattr(self.streams, places[place].name.lower()))
+                       [:LANE_BITS] if place in places else None for place in range(1 << bits)],
                       source[:bits], m, self._vendor)
 
     def _check(self, m, bank, conflict):
         """Whether what a bank wants is there, and its faults."""
         valid, source = self.valid[bank], self.source[bank]
         present, known = Signal(name=f"present_{bank}"), Signal(name=f"known_{bank}")
-        m.d.comb += present.eq(self._pick(m, source, self._sources, lambda side: side.valid))
+        m.d.comb += present.eq(self._pick(m, source, lambda stream, side: side.valid))
         with m.Switch(source):
             with m.Case(*map(int, self._sources)):
                 m.d.comb += known.eq(1)

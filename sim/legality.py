@@ -13,7 +13,7 @@ from arch.config import Config
 from arch.faults import Fault, ScheduleError
 from arch.image import Image
 from arch.isa import UNITS, Index, Order, operands, sources_of
-from arch.queues import QUEUES, Stream, mem_stream
+from arch.queues import QUEUES, Stream, mem_stream, shares_wires
 from arch.timing import timing
 from sim import weight_rules
 from sim.queue_model import Segment, expand_step, index_values, step_length
@@ -221,11 +221,11 @@ class StepPlan:
                            f"less than {gap} cycles ago")
 
     def _store_bus(self) -> None:
-        """The MEM banks share wires for all streams but RED; the lowest bank has them."""
+        """The MEM banks share wires; the lowest of those that write has them."""
         carried = np.full(self.length + 1, -1)
         for segment in sorted(self.unit("mem_write"), key=lambda s: QUEUES[s.queue].bank):
             cycles, source = segment.cycle, segment["x"]
-            if source == Stream.RED:
+            if not shares_wires(source, QUEUES[segment.queue].bank):
                 continue
             other = cycles[(carried[cycles] >= 0) & (carried[cycles] != source)]
             if len(other):

@@ -10,7 +10,7 @@ import numpy as np
 
 from arch.config import Config
 from arch.isa import COUNT_REGISTERS, Index, Instruction, encode
-from arch.queues import Stream
+from arch.queues import QUEUES, Stream, shares_wires
 from arch.timing import FIRST_ISSUE, timing
 
 #: Longest wait that an instruction can hold is 1023; a NOP takes up to this.
@@ -179,8 +179,8 @@ class Placer:
         self.block.busy |= wanted
 
     def carry(self, write: Item) -> None:
-        """Take the store bus for what a MEM write takes; other banks may write the same, or RED."""
-        if write.fields["x"] == Stream.RED:
+        """Take the store bus for what a MEM write takes; other banks may write the same."""
+        if not shares_wires(write.fields["x"], QUEUES[write.queue].bank):
             return
         for row, start in enumerate(write.start):
             for cycle in start + write.pattern.cycles(row):
