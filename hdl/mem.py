@@ -61,7 +61,6 @@ class HostLane:
         rest = host.address[lane_bits + word_bits:]
         self.selected = (host.space == space) & (rest == (bank or 0))
         self.w_en = host.w_en & self.selected & (self.word < depth)
-        self.r_en = host.r_en & self.selected
 
 
 class MemBank(wiring.Component):
@@ -83,7 +82,7 @@ class MemBank(wiring.Component):
     o : stream M<bank>.
     fault_read : ADDRESS; PARITY on the cycle of the stream.
     fault_write : ADDRESS.
-    host : as of `Mem`, for this bank.
+    host : as of `Mem`, for this bank; ``w_en`` comes a cycle behind what is written.
     w_valid, w_address, w_halves, w_data : what a queue writes on this cycle, for simulation.
 
     Attributes
@@ -127,15 +126,11 @@ class MemBank(wiring.Component):
         config, issue = self.config, self.issue_read
         in_range, valid = issue.address < config.mem_depth, Signal()
         data, checked = self._data, self._checks
-        word = Signal.like(data.r_data, reset_less=True)
-        checks = Signal.like(checked.r_data, reset_less=True)
         address = Mux(issue.valid, issue.address, access.word)
         m.d.comb += [data.r_address.eq(address), checked.r_address.eq(address),
                      valid.eq(issue.valid & in_range)]
-        with m.If(valid | access.r_en):
-            m.d.sync += [word.eq(data.r_data), checks.eq(checked.r_data)]
-        late, late_checks = (delay(m, value, config.mem_stages, name)
-                             for value, name in ((word, "word"), (checks, "checks")))
+        late, late_checks = (delay(m, memory.r_data, config.mem_stages, name)
+                             for memory, name in ((data, "word"), (checked, "checks")))
         o_valid = delay(m, valid, 1 + config.mem_stages, "valid", reset=True)
         odd = Cat(late[8 * byte:][:8].xor() ^ late_checks[byte] for byte in range(2 * config.lanes))
         causes = self.fault_read.causes
@@ -158,7 +153,7 @@ class MemBank(wiring.Component):
             self.w_address.eq(issue.address), self.w_halves.eq(issue.halves),
             self.w_data.eq(Cat(word[:LANE_BITS] for word in words))]
         # Halves as the queue chooses them, lanes as the host does. The parity of a half is written
-        # whole: the host leaves that of the other lanes as it is.
+        # whole: the host leaves that of the other lanes as it is, which it has read by then.
         halves = [bit & self.w_valid for bit in issue.halves]
         by_host = [access.w_en & (access.lane == lane) for lane in range(config.lanes)]
         old = self._checks.r_data
@@ -222,7 +217,9 @@ class Mem(wiring.Component):
         m = Module()
         m.submodules.bus = bus = self._bus
         connect(m, flipped(self.streams), bus.streams)
-        m.d.comb += [bus.host_en.eq(self.host.w_en), bus.host_data.eq(self.host.w_data)]
+        # The host holds what it writes, and where to.
+        host_en = delay(m, self.host.w_en, 1, "host_en", reset=True)
+        m.d.comb += [bus.host_en.eq(host_en), bus.host_data.eq(self.host.w_data)]
         ack = Const(0, 1)
         for number, bank in enumerate(self.banks):
             m.submodules[f"bank{number}"] = bank
@@ -239,7 +236,8 @@ class Mem(wiring.Component):
             m.d.comb += [getattr(self, f"w{number}{name[1:]}").eq(getattr(bank, name))
                          for name in written_ports(bank.config)]
             m.d.comb += [getattr(bank.host, name).eq(getattr(self.host, name))
-                         for name in ("space", "address", "w_en", "r_en", "w_data")]
+                         for name in ("space", "address", "w_data")]
+            m.d.comb += bank.host.w_en.eq(host_en)
             ack = ack | bank.host.ack
         m.d.comb += self.host.ack.eq(ack)
         return m
