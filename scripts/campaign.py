@@ -53,7 +53,7 @@ def link() -> str:
                     [[kind, f"{count:,}"] for kind, count in answers.most_common()])
     driven = table([f"{SESSIONS} sessions of the driver over a bad line", "number"],
                    [[kind, f"{count:,}"] for kind, count in sorted(sessions.items())])
-    return (f"{frames}\n\n{replies}\n\n{driven}\n\nTaken on {datetime.date.today()}: "
+    return (f"{frames}\n{replies}\n{driven}\nTaken on {datetime.date.today()}: "
             f"{raw_seconds:.0f} s and {time.perf_counter() - began - raw_seconds:.0f} s.")
 
 

@@ -45,17 +45,19 @@ def markers(text: str) -> list:
     return [match.group(2, 3, 4) for match in _BLOCK.finditer(text)]
 
 
-def filled(text: str, blocks: dict, kind: str = "generated") -> str:
+def filled(text: str, blocks: dict, kind: str = "generated", only: str | None = None) -> str:
     """A page with its blocks replaced.
 
     Parameters
     ----------
     blocks : dict of str to function
         Script name to a function that gives its blocks, by name.
+    only : str or None
+        Replace the blocks of this name alone.
     """
     def replace(match):
         begin, found, script, name, _, end = match.groups()
-        if found != kind or script not in blocks:
+        if found != kind or script not in blocks or name != (only or name):
             return match.group()
         made = blocks[script]()
         if name not in made:
