@@ -298,7 +298,7 @@ async def registers(dut):
         assert bench.port(name).value == value
     digest = np.frombuffer(CONFIG.digest(), "<u2").tolist()
     identity = ("MAGIC", "PROTOCOL", "DIGEST0", "DIGEST1", "DIGEST2", "DIGEST3")
-    assert await bench.get(*identity) == [0x4D45, 1, *digest]
+    assert await bench.get(*identity) == [0x4D45, 2, *digest]
     await bench.set(MAGIC=0, STATUS=3, POSITION=9)
     assert await bench.get("MAGIC", "STATUS", "POSITION") == [0x4D45, 0, 0]
     for space in set(Space) - {Space.REGISTERS, Space.ROWS, Space.TOKENS}:

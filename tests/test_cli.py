@@ -257,7 +257,7 @@ def test_info_lists_engines_and_profiles(run):
     status, out, _ = run("info", "--json")
     result = json.loads(out)
     assert status == 0
-    assert set(result["profiles"]) == {"tiny", "small", "ecp5_85k", "sim_large"}
+    assert set(result["profiles"]) == {"tiny", "small", "ecp5_25k", "ecp5_85k", "sim_large"}
     assert result["engines"]["machine"] == {"available": True, "reason": None}
     assert set(result["engines"]) == {"reference", "machine", "verilator", "icarus", "pysim",
                                       "board"}
