@@ -21,7 +21,7 @@ from hdl.flash import ADDRESS_BITS, FlashReader
 ENTER, BACKSPACE, DELETE = 0x0D, 0x08, 0x7F
 #: What is said besides text: over a character, and after a story.
 ERASE, PAUSE = b"\x08 \x08", b"\r\n\r\n"
-#: Cycles that the last answers may take as the flash is read.
+#: Cycles that the last answers may take as the flash is read, and behind a host.
 ANSWER_CYCLES = 1 << 16
 #: What is written: a token of a prompt, what begins a story, what ends one.
 STORE, START, STOP = range(3)
@@ -152,8 +152,11 @@ class Console(wiring.Component):
                 m.d.comb += self._writer.restart.eq(1)
                 m.next = "START"
         with m.State("AGAIN"):
-            # The reader rests between two commands.
-            m.next = "HEADER"
+            # What a host has left on its way, and the answers to it, is none of the console's.
+            m.d.comb += [self.line_rx.ready.eq(1), self.chip_tx.ready.eq(1)]
+            m.d.sync += self._since.eq(self._since - 1)
+            with m.If(self._since == 0):
+                m.next = "HEADER"
 
     def _host(self, m):
         """The line and the chip, as if there was nothing between them."""
@@ -167,6 +170,7 @@ class Console(wiring.Component):
             for source, target in ((self.line_rx, self.chip_rx), (self.chip_tx, self.line_tx)):
                 m.d.comb += [target.valid.eq(source.valid), target.payload.eq(source.payload),
                              source.ready.eq(target.ready)]
+            m.d.sync += self._since.eq(ANSWER_CYCLES)
             with m.If(self._pressed):
                 m.next = "AGAIN"
 
