@@ -12,6 +12,12 @@ _PIECE_BITS, REST_BITS = 3, numerics.GUMBEL_FRAC_BITS
 _FRACTION = _PIECE_BITS + REST_BITS
 
 
+def _parity(base: int, slope: int) -> int:
+    """1 if the two fields have an odd number of ones."""
+    fields = (int(base) % (1 << BASE_BITS), int(slope) % (1 << SLOPE_BITS))
+    return sum(field.bit_count() for field in fields) % 2
+
+
 class GumbelTable(wiring.Component):
     """Base, slope and place of the linear piece of `arch.numerics.gumbel` that a word falls into.
 
@@ -24,6 +30,7 @@ class GumbelTable(wiring.Component):
     word : uniform 32 bits.
     silent : 1: base and slope are 0; for the cycle before the outputs.
     o_base, o_slope, o_rest : the piece.
+    o_odd : a bit of base or slope has flipped; never if ``silent``.
     """
     LATENCY = 4
 
@@ -32,23 +39,29 @@ class GumbelTable(wiring.Component):
     o_base: Out(signed(BASE_BITS))
     o_slope: Out(signed(SLOPE_BITS))
     o_rest: Out(REST_BITS)
+    o_odd: Out(1)
 
     def elaborate(self, platform):
         m = Module()
         segment, rest = self._place(m)
-        layout = data.StructLayout({"base": signed(BASE_BITS), "slope": signed(SLOPE_BITS)})
+        # The last bit makes the parity even; block RAM has it to spare.
+        layout = data.StructLayout({"base": signed(BASE_BITS), "slope": signed(SLOPE_BITS),
+                                    "check": 1})
         m.submodules.table = table = memory.Memory(shape=layout, depth=len(numerics.GUMBEL_BASE),
                                                    init=[
-            {"base": int(base), "slope": int(slope)}
+            {"base": int(base), "slope": int(slope), "check": _parity(base, slope)}
             for base, slope in zip(numerics.GUMBEL_BASE, numerics.GUMBEL_SLOPE)])
         # Cycle 2: the read. Cycle 3: its register.
         read = table.read_port()
         base, slope = (Signal.like(self.o_base, reset_less=True),
                        Signal.like(self.o_slope, reset_less=True))
+        check = Signal(reset_less=True)
         m.d.comb += read.addr.eq(segment)
         m.d.sync += [base.eq(Mux(self.silent, 0, read.data.base)),
-                     slope.eq(Mux(self.silent, 0, read.data.slope))]
+                     slope.eq(Mux(self.silent, 0, read.data.slope)),
+                     check.eq(~self.silent & read.data.check)]
         m.d.comb += [self.o_base.eq(base), self.o_slope.eq(slope),
+                     self.o_odd.eq(Cat(base, slope, check).xor()),
                      self.o_rest.eq(delay(m, rest, 2, "rest"))]
         return m
 

@@ -31,14 +31,13 @@ class WeightHostSignature(wiring.Signature):
     address : as `arch.hostmap.weight_address`; words beyond ``weight_depth`` are not written.
     w_en, w_data : write a word, both bytes with fresh parity.
     r_en, r_data : ``r_data`` holds the word on the cycle `HOST_READ_LATENCY` after ``r_en``; one
-        read per cycle.
-    r_error : with ``r_data``: the parity of the word, or of its column at that address, is wrong.
+        read per cycle. PARITY if the word, or another one of its column at that address, is wrong.
     """
 
     def __init__(self, config: Config):
         super().__init__({"address": Out(host_address_bits(config)),
                           "w_en": Out(1), "w_data": Out(16), "r_en": Out(1),
-                          "r_data": In(16), "r_error": In(1)})
+                          "r_data": In(16)})
 
 
 def saturated_byte(value, raw):
@@ -270,14 +269,13 @@ class KvPort(wiring.Component):
                 choose([word[part] for word in words], tile, m, self._vendor))
         # Cycle t + 8: the host takes its pair, the vector is put together.
         now = late[8]
-        wrong, error, by_host, error_queue = Signal(), Signal(), Signal(), Signal()
+        wrong, error = Signal(), Signal()
         m.d.comb += wrong.eq(Cat(chosen[row].xor() for row in range(rows)).any() & now.read)
-        m.d.sync += [error.eq(wrong), by_host.eq(now.host), error_queue.eq(error & ~by_host),
-                     self.fault.causes[fault_bit(Fault.PARITY)].eq(error_queue)]
+        m.d.sync += [error.eq(wrong), self.fault.causes[fault_bit(Fault.PARITY)].eq(error)]
         pairs = [Cat(chosen[row][:8], chosen[row + 1][:8]) for row in range(0, rows, 2)]
         word = Signal(16, reset_less=True)
         m.d.sync += word.eq(choose(pairs, now.pair))
-        m.d.comb += [host.r_data.eq(word), host.r_error.eq(error)]
+        m.d.comb += host.r_data.eq(word)
         for group in range(groups):
             for row in range(rows):
                 # Parts come in order, so a part clears those behind it.

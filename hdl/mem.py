@@ -80,7 +80,7 @@ class MemBank(wiring.Component):
     issue_read, issue_write : operations of the two queues.
     lanes, scalar, scalar_en, taken : what to write, from `hdl.store.StoreBus`.
     o : stream M<bank>.
-    fault_read : ADDRESS; PARITY on the cycle of the stream.
+    fault_read : ADDRESS; PARITY on the cycle of the stream, also of what the host reads.
     fault_write : ADDRESS.
     host : as of `Mem`, for this bank; ``w_en`` comes a cycle behind what is written.
     w_valid, w_address, w_halves, w_data : what a queue writes on this cycle, for simulation.
@@ -131,12 +131,15 @@ class MemBank(wiring.Component):
                      valid.eq(issue.valid & in_range)]
         late, late_checks = (delay(m, memory.r_data, config.mem_stages, name)
                              for memory, name in ((data, "word"), (checked, "checks")))
+        # What the host reads is checked as well.
+        seen = delay(m, valid | access.r_en & (access.word < config.mem_depth),
+                     1 + config.mem_stages, "seen", reset=True)
         o_valid = delay(m, valid, 1 + config.mem_stages, "valid", reset=True)
         odd = Cat(late[8 * byte:][:8].xor() ^ late_checks[byte] for byte in range(2 * config.lanes))
         causes = self.fault_read.causes
         m.d.comb += [self.o.valid.eq(o_valid), self.o.data.as_value().eq(late)]
         m.d.sync += [causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & ~in_range),
-                     causes[fault_bit(Fault.PARITY)].eq(o_valid & odd.any())]
+                     causes[fault_bit(Fault.PARITY)].eq(seen & odd.any())]
 
     def _write(self, m, access):
         """Cycle t: take the operand and write.
@@ -188,7 +191,7 @@ class Mem(wiring.Component):
     issue_r<bank>, issue_w<bank> : operations of the queues.
     streams : operands.
     o_<bank> : stream M<bank>.
-    fault_r<bank> : ADDRESS; PARITY on the cycle of the stream.
+    fault_r<bank> : ADDRESS; PARITY on the cycle of the stream, also of what the host reads.
     fault_w<bank> : OPERAND, CONFLICT (see `hdl.store.StoreBus`), ADDRESS and ENCODING.
     host : MEM, while no step runs: writes. A word that it reads is on ``o_<bank>``, not valid, from
         the cycle of the stream on; `hdl.perm` answers.
@@ -259,7 +262,7 @@ class ConstBank(wiring.Component):
     -------
     issue : operations of the queue.
     o : stream CONST.
-    fault : ADDRESS; PARITY on the cycle of the stream.
+    fault : ADDRESS; PARITY on the cycle of the stream, also of what the host reads.
     host : CONSTANTS, while no step runs: writes. A word that it reads is on ``o``, not valid, from
         the cycle of the stream on; `hdl.perm` answers.
 
@@ -295,11 +298,14 @@ class ConstBank(wiring.Component):
         m.d.sync += word.eq(read.data)
         late = delay(m, word, 1 + config.const_stages, "word")
         o_valid = delay(m, valid, 2 + config.const_stages, "valid", reset=True)
+        # What the host reads is checked as well.
+        seen = delay(m, valid | access.r_en & (access.word < config.const_depth),
+                     2 + config.const_stages, "seen", reset=True)
         lanes = lanes_of(late, config.lanes)
         m.d.comb += [self.o.valid.eq(o_valid), self.o.data.as_value().eq(Cat(lanes))]
         m.d.sync += [
             self.fault.causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & ~in_range),
-            self.fault.causes[fault_bit(Fault.PARITY)].eq(o_valid & damaged(late, config.lanes))]
+            self.fault.causes[fault_bit(Fault.PARITY)].eq(seen & damaged(late, config.lanes))]
 
         m.d.comb += [
             write.addr.eq(access.word), write.data.eq(stored(host.w_data).replicate(config.lanes)),

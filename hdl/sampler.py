@@ -1,5 +1,5 @@
 """SAMPLER: picks the next token from logits, greedily or by Gumbel-max, two lanes per cycle."""
-from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -48,7 +48,8 @@ class Sampler(wiring.Component):
     temperature : inverse temperature; 0 is greedy.
     o_token : the token with the largest key, the first among equals.
     o_token_valid : high for the first cycle of a token.
-    fault : OPERAND, ENCODING and CONFLICT.
+    fault : OPERAND, ENCODING and CONFLICT; PARITY of the noise, 2 cycles behind the logits of a
+        pair.
     """
 
     def __init__(self, *, config: Config, vendor: bool = False):
@@ -70,8 +71,10 @@ class Sampler(wiring.Component):
         pair, logits, first, last, active = self._pair(m, logits, first, last)
         greedy = Signal()
         m.d.sync += greedy.eq(self.temperature == 0)
+        self._odd = Const(0, 1)
         keys = [self._key(m, side, logit, word, greedy)
                 for side, logit, word in zip(("even", "odd"), logits, words)]
+        m.d.sync += self.fault.causes[fault_bit(Fault.PARITY)].eq(active & self._odd)
         # Keys of a pair are ready 3 cycles after it.
         known = Cat(Cat(side, pair) < self.vocabulary for side in (0, 1))
         pair, known, first, last = (delay(m, value, 3, name) for value, name in (
@@ -148,6 +151,7 @@ class Sampler(wiring.Component):
             width_a=16, width_b=17, vendor=self._vendor)
         m.submodules[f"noise_{side}"] = noise = Multiplier(
             width_a=SLOPE_BITS, width_b=REST_BITS + 1, vendor=self._vendor)
+        self._odd = self._odd | gumbel.o_odd
         # Greedy: a factor of one, and no noise.
         factor = Signal(17, name=f"factor_{side}", reset_less=True)
         m.d.sync += factor.eq(Mux(greedy, 1 << _SCALE_SHIFT, self.temperature))

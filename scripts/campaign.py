@@ -1,11 +1,13 @@
-"""Campaigns of damage against the machine in simulation: ``python -m scripts.campaign link``.
+"""Campaigns of damage against the machine in simulation: ``python -m scripts.campaign link|flips``.
 
 ``link``: 10,000 damaged frames among 1,000 intact ones, three times; and sessions of the driver over a
-line that damages both directions. Writes the figures into docs/robustness.md.
+line that damages both directions. ``flips``: bits that flip in every kind of memory in the middle of
+a run. Writes the figures into docs/robustness.md.
 """
 import argparse
 import collections
 import datetime
+import statistics
 import time
 
 from arch.config import profile
@@ -14,11 +16,18 @@ from compiler.checkpoint import random_checkpoint
 from compiler.pipeline import compile_model
 from scripts.pages import ROOT, filled, table
 from sim import engine as engines
+from sim.flip_campaign import OUTCOMES, FlipCampaign
 from sim.link_campaign import RawCampaign, driver_campaign
 from sim.selftest import SMALL
 
 PAGE = ROOT / "docs" / "robustness.md"
 INTACT, DAMAGED, SEEDS, SESSIONS = 1000, 10_000, 3, 40
+#: Flips by kind of memory.
+FLIPS = {"weights": 400, "KV cache": 300, "MEM": 300, "constants": 250, "programs": 480,
+         "parameters": 150, "rows": 80, "patterns": 80, "tokens": 80, "noise table": 80,
+         "parameters in the queues": 100, "accumulators": 100, "events": 50}
+#: What the flips happen to: a prompt, and steps.
+PROMPT, STEPS = [3, 1, 7, 4], 12
 SETTINGS = {"vocabulary": SMALL.vocab_size, "seed": 5, "inverse_temperature": 4096}
 
 
@@ -57,14 +66,43 @@ def link() -> str:
             f"{raw_seconds:.0f} s and {time.perf_counter() - began - raw_seconds:.0f} s.")
 
 
+def flips() -> str:
+    """Flips in all memories; returns their tables."""
+    began = time.perf_counter()
+    with engines.create("verilator", profile("tiny")) as engine:
+        campaign = FlipCampaign(engine, small_image(), PROMPT, STEPS, SETTINGS, seed=1)
+        missing = set(campaign.kinds) ^ set(FLIPS)
+        assert not missing, f"kinds of memory that FLIPS lacks, or that are none: {missing}"
+        for kind, count in FLIPS.items():
+            for _ in range(count):
+                campaign.flip(kind)
+            print(kind, dict(campaign.outcomes[kind]), flush=True)
+        cycles = campaign.scrub_cycles()
+    kinds = table(["flips in", *OUTCOMES],
+                  [[kind, *(f"{campaign.outcomes[kind][outcome]:,}" for outcome in OUTCOMES)]
+                   for kind in FLIPS])
+    faults = table(["faults of", "cycles from flip to fault: least", "median", "most"],
+                   [[kind, *(f"{value:,.0f}" for value in (min(found), statistics.median(found),
+                                                           max(found)))]
+                    for kind, found in campaign.latencies.items()])
+    reads = table(["parity of", "read by", "cycles from read to fault"],
+                  [[kind, queue, latency] for kind, found in campaign.read_latencies.items()
+                   for queue, latency in sorted(found)])
+    scrubs = table(["scrub of", "cycles"], [[space.name, f"{count:,}"]
+                                            for space, count in cycles.items()]
+                   + [["all", f"{sum(cycles.values()):,}"]])
+    return (f"{kinds}\n{faults}\n{reads}\n{scrubs}\nTaken on {datetime.date.today()}: "
+            f"{sum(FLIPS.values()):,} flips in {time.perf_counter() - began:.0f} s.")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("campaign", choices=["link"])
+    parser.add_argument("campaign", choices=["link", "flips"])
     campaign = parser.parse_args().campaign
-    text = {"link": link}[campaign]()
+    text = {"link": link, "flips": flips}[campaign]()
     print(text)
     page = filled(PAGE.read_text(encoding="utf-8"),
-                  {"scripts/campaign.py": lambda: {campaign: text}}, "measured")
+                  {"scripts/campaign.py": lambda: {campaign: text}}, "measured", campaign)
     PAGE.write_text(page, encoding="utf-8")
 
 

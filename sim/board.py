@@ -33,6 +33,7 @@ class BoardEngine(HostEngine):
         Seconds after which an answer counts as lost; None for what suits the port.
     """
     name = "board"
+    _wears = True
 
     @classmethod
     def unavailable(cls) -> str | None:

@@ -15,6 +15,7 @@ from arch.image import Image
 from sim import hostlink, rtl
 from sim.engine import Engine, EngineError, RunResult, checked_run, fault_info
 from sim.link import SPARE_CYCLES, Link
+from sim.scrub import CHECKED, UNCHECKED, forget_faults, parity_was_wrong, scrub
 
 #: Step length assumed by the watchdog while no image tells a better one.
 LONGEST_STEP = 1 << 20
@@ -33,6 +34,7 @@ class HostEngine(Engine):
         self._link = None
         self._longest = LONGEST_STEP
         self._ready = self._shows_logits = False
+        self._blocks = []  # what is loaded, as `hostlink.image_blocks`
 
     # What a subclass provides.
 
@@ -66,6 +68,8 @@ class HostEngine(Engine):
 
     #: Tag that the first WRITE follows. A board may have seen others before.
     _first_tag = 0
+    #: Whether bits can flip by themselves: memories without parity are compared after every run.
+    _wears = False
 
     def _start(self) -> None:
         if not self._ready:
@@ -84,8 +88,8 @@ class HostEngine(Engine):
         """Refuse to work with another machine than the one of ``config``."""
         digest = np.array(self._link.registers(Register.DIGEST0, 4), "<u2").tobytes()
         if digest != self.config.digest():
-            raise EngineError(f"{self.name}: the simulated machine is not profile "
-                              f"{self.config.name!r} as it is now; build it again")
+            raise EngineError(f"{self.name}: the machine there is not profile {self.config.name!r} "
+                              "as it is now: it is another one, or must be built again")
 
     def _rest(self) -> None:
         """Stop a run that somebody has left behind, and forget what it told."""
@@ -105,6 +109,10 @@ class HostEngine(Engine):
         """Write 16-bit words through the host port."""
         self._start()
         self._link.write(space, address, words)
+        for known, start, held in self._blocks:
+            first, last = max(address, start), min(address + len(words), start + len(held))
+            if known == space and first < last:
+                held[first - start:last - start] = np.asarray(words)[first - address:last - address]
 
     def write_constant(self, address: int, lanes: np.ndarray) -> None:
         self.write_space(Space.CONSTANTS, constant_address(self.config, address, 0),
@@ -112,7 +120,28 @@ class HostEngine(Engine):
 
     def read_space(self, space: Space, address: int, count: int) -> np.ndarray:
         self._start()
-        return self._link.read(space, address, count)
+        if space not in CHECKED:
+            return self._link.read(space, address, count)
+        forget_faults(self._link)
+        words = self._link.read(space, address, count)
+        if parity_was_wrong(self._link):
+            raise EngineError(f"{self.name}: a word of {space.name} among {count} from {address} on "
+                              "has wrong parity: a bit has flipped; load the image again")
+        return words
+
+    def scrub(self, spaces=UNCHECKED + CHECKED) -> None:
+        """Compare what is loaded, and have the parity of all else looked at (`sim.scrub`).
+
+        Raises
+        ------
+        EngineError
+            If a bit has flipped.
+        """
+        self._start()
+        found = scrub(self._link, self.config, self._blocks, spaces)
+        if found:
+            raise EngineError(f"{self.name}: {'; '.join(found)}: a bit has flipped; load the image "
+                              "again")
 
     # The engine's calls.
 
@@ -121,12 +150,14 @@ class HostEngine(Engine):
             raise EngineError(f"the image is for profile {image.config.name!r}, the engine for "
                               f"{self.config.name!r}; compile the model for this one")
         self._start()
+        self._blocks = [(space, address, words.copy())
+                        for space, address, words in hostlink.image_blocks(image)]
         if backdoor:
             self._poke_image(image)
         else:
-            for space, address, words in hostlink.image_blocks(image):
-                self._link.write(space, address, words)
-            for space, address, words in hostlink.image_blocks(image):
+            for block in self._blocks:
+                self._link.write(*block)
+            for space, address, words in self._blocks:
                 if self._link.differ(space, address, words):
                     raise EngineError(f"{self.name}: {space.name} from {address} on does not hold "
                                       "what was loaded")
@@ -157,6 +188,8 @@ class HostEngine(Engine):
             fault = fault_info(cause, queue, high << 16 | low, position)
         else:
             self._compare_tokens(prompt, events)
+        if self._wears:
+            self.scrub(UNCHECKED)
         reported = [event.cycles for event in events]
         return RunResult([event.token for event in events if event.flags & EventFlag.SAMPLED],
                          reported if cycles is None else cycles, reported, fault, writes, simulated,

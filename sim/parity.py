@@ -15,6 +15,8 @@ from sim.queue_model import index_values
 #: From the cycle on which a row pair reads its weight to the fault: two to the multiplier, where
 #: the parity is looked at, and two to collect it over the array.
 MATMUL_PARITY = 4
+#: The same from the cycle on which the banks are read for a read-out.
+READ_OUT_PARITY = 6
 
 
 def place_of(config: Config, space: Space, address: int) -> tuple:

@@ -148,7 +148,8 @@ def run(engine: HostEngine, image: Image, prompt: list, expected: list, predicte
     checks |= {f"march {space.name}": lambda space=space: march(engine, space)
                for space in MARCHED}
     checks |= {"fault": lambda: fault(engine), "load": lambda: load(engine, image),
-               "generate": lambda: generate(engine, prompt, expected, predicted, **settings)}
+               "generate": lambda: generate(engine, prompt, expected, predicted, **settings),
+               "scrub": engine.scrub}
     outcomes = []
     for name, check in checks.items():
         began, failure = time.perf_counter(), None

@@ -46,9 +46,9 @@ def test_selftest_from_the_command_line(virtual, tmp_path, capsys):
     assert status == 0 and report["passed"], report
     names = [check["name"] for check in report["checks"]]
     assert names == ["identity", "time base", "march MEM", "march CONSTANTS", "march TOKENS",
-                     "march WEIGHTS", "fault", "load", "generate"]
+                     "march WEIGHTS", "fault", "load", "generate", "scrub"]
     suite = xml.parse(tmp_path / "report.xml").getroot()
-    assert (suite.get("tests"), suite.get("failures")) == ("9", "0")
+    assert (suite.get("tests"), suite.get("failures")) == ("10", "0")
     assert [case.get("name") for case in suite] == names
 
 
@@ -56,7 +56,7 @@ def test_selftest_from_the_command_line(virtual, tmp_path, capsys):
 def test_selftest_with_an_image_alone(virtual, tiny):
     """Without the model, the machine model says what is to come: the tokens of the reference."""
     outcomes = selftest.run_model(tiny.image, None, virtual.port, lambda outcome: None, print)
-    assert [outcome.failure for outcome in outcomes] == [None] * 9
+    assert [outcome.failure for outcome in outcomes] == [None] * 10
 
 
 @pytest.mark.slow
@@ -88,6 +88,20 @@ def test_what_is_wrong_is_found(virtual, tiny):
     with engine.create("board", other, port=virtual.port) as board:
         with pytest.raises(engine.EngineError, match="is not profile 'tiny' as it is now"):
             board.read_space(Space.MEM, mem_address(other, 0, 0, 0), 1)
+
+
+@pytest.mark.slow
+def test_an_image_for_another_machine(virtual, untied, tmp_path, capsys):
+    """The self-test says that the board is not what the image is for, and touches nothing."""
+    from scripts.cli import main
+    untied.image.save(tmp_path / "small.image")
+    status = main(["selftest", "--port", virtual.port, "--image", str(tmp_path / "small.image"),
+                   "--json"])
+    out, err = capsys.readouterr()
+    (check,) = json.loads(out)["checks"]
+    assert status == 1 and check["name"] == "identity"
+    assert check["failure"].startswith("board: the machine there is not profile 'small' as it is")
+    assert err.splitlines()[-1] == f"metronome: self-test failed: identity: {check['failure']}"
 
 
 def test_a_port_that_is_none():

@@ -47,6 +47,12 @@ def runs_the_same(engine, expected) -> None:
     same_run(engine.run(PROMPT, STEPS, trace=True, **SAMPLING), expected)
 
 
+def read_anyhow(engine, space, count) -> np.ndarray:
+    """Words whose parity may be wrong, which an engine would refuse to give."""
+    engine._start()
+    return engine._link.read(space, 0, count)
+
+
 # Registers and memories at power-up.
 
 def test_registers_and_memories_start_anyhow(tiny, expected):
@@ -55,7 +61,7 @@ def test_registers_and_memories_start_anyhow(tiny, expected):
     seen = set()
     for seed in range(20):
         with engines.create("verilator", TINY, random_state_seed=seed) as engine:
-            seen.add(tuple(engine.read_space(Space.MEM, 0, 64).tolist()))
+            seen.add(tuple(read_anyhow(engine, Space.MEM, 64).tolist()))
             engine.load(tiny.image)
             runs_the_same(engine, expected)
     # Verilator fills all words of a memory with the same bits.
@@ -92,7 +98,7 @@ def fill_with_garbage(engine, seed: int) -> None:
 @pytest.mark.parametrize("backdoor", [True, False], ids=["backdoor", "host"])
 def test_garbage_in_the_memories(tiny, expected, rtl, seed, backdoor):
     fill_with_garbage(rtl, seed)
-    before = rtl.read_space(Space.WEIGHTS, 0, 512)
+    before = read_anyhow(rtl, Space.WEIGHTS, 512)
     assert len(set(before.tolist())) > 256
     rtl.load(tiny.image, backdoor=backdoor)
     runs_the_same(rtl, expected)

@@ -99,7 +99,7 @@ class MxmBench(SliceBench):
 
     def run(self, cycles):
         """Simulate. Returns stream ACC by cycle, the set of (cycle of the event, queue, fault), and
-        per cycle the host's ``(r_data, r_error)``."""
+        per cycle the host's ``r_data``."""
         acc, faults, host = {}, set(), []
         lanes, dut = self.config.lanes, self.dut
 
@@ -124,7 +124,7 @@ class MxmBench(SliceBench):
                     causes = ctx.get(getattr(dut, f"fault_{queue}").causes)
                     faults.update((cycle - 1, queue, fault) for fault in Fault
                                   if fault and causes >> fault - 1 & 1)
-                host.append((ctx.get(dut.host.r_data), ctx.get(dut.host.r_error)))
+                host.append(ctx.get(dut.host.r_data))
                 await ctx.tick()
 
         simulator = Simulator(dut)

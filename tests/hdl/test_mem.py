@@ -275,12 +275,19 @@ def test_parity(stages):
                 byte, bit = divmod(flip, 9)
                 cell, bit = (checks, byte) if bit == 8 else (lanes, 8 * byte + bit)
                 ctx.set(cell, ctx.get(cell) ^ 1 << bit)
-            issue(ctx, dut.issue_read, address=7)
-            for cycle in range(1, timing(config).mem_read + 3):
-                await ctx.tick()
-                issue(ctx, dut.issue_read)
-                due = flip is not None and cycle == timing(config).mem_read + 1
-                assert causes(ctx, dut.fault_read) == ({Fault.PARITY} if due else set())
+            for by_host in (False, True):
+                if by_host:
+                    ctx.set(dut.host.address, mem_address(config, BANK, 7, 0))
+                    ctx.set(dut.host.space, int(Space.MEM))
+                    ctx.set(dut.host.r_en, 1)
+                else:
+                    issue(ctx, dut.issue_read, address=7)
+                for cycle in range(1, timing(config).mem_read + 3):
+                    await ctx.tick()
+                    issue(ctx, dut.issue_read)
+                    ctx.set(dut.host.r_en, 0)
+                    due = flip is not None and cycle == timing(config).mem_read + 1
+                    assert causes(ctx, dut.fault_read) == ({Fault.PARITY} if due else set())
         simulate(dut, testbench)
     for flip in (None, 0, 7, 8, 9, 17, 18, 18 * LANES - 1, *rng.integers(0, 18 * LANES, 6)):
         once(None if flip is None else int(flip))
@@ -346,4 +353,11 @@ def test_constant_faults(stages):
             issue(ctx, dut.issue)
             assert ctx.get(dut.o.valid) == (cycle == latency)
             assert causes(ctx, dut.fault) == ({Fault.PARITY} if cycle == latency + 1 else set())
+        # The host reads a lane of the word, which is not the flipped one.
+        ctx.set(dut.host.space, int(Space.CONSTANTS))
+        ctx.set(dut.host.address, constant_address(config, 11, 0))
+        for cycle in range(latency + 2):
+            ctx.set(dut.host.r_en, cycle == 0)
+            await ctx.tick()
+            assert causes(ctx, dut.fault) == ({Fault.PARITY} if cycle == latency else set())
     simulate(dut, testbench)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
+import hdl.gumbel
 from arch import numerics
 from arch.config import profile
 from arch.faults import Fault
@@ -245,10 +246,40 @@ def test_noise():
             words.append(1 << top | int(rng.integers(1 << top)))
         words += [1 << top, (2 << top) - 1]
     words += [2**32 - 1 - word for word in words]
-    got = pipeline(GumbelTable(), 4, ("word",), ("o_base", "o_slope", "o_rest"),
+    got = pipeline(GumbelTable(), 4, ("word",), ("o_base", "o_slope", "o_rest", "o_odd"),
                    [(word,) for word in words])
+    assert not got[:, 3].any()
     noise = got[:, 0] + numerics.rshift(got[:, 1] * got[:, 2], numerics.GUMBEL_FRAC_BITS)
     assert np.array_equal(noise, numerics.gumbel(words))
     silent = pipeline(GumbelTable(), 4, ("word", "silent"), ("o_base", "o_slope"),
                       [(word, 1) for word in words])
     assert not silent.any()
+
+
+def test_parity_of_the_noise(monkeypatch):
+    """With a table whose parity bits are all 0, words with an odd number of ones are told."""
+    monkeypatch.setattr(hdl.gumbel, "_parity", lambda base, slope: 0)
+    words = np.random.default_rng(4).integers(0, 2**32, 300).tolist()
+    got = pipeline(GumbelTable(), 4, ("word",), ("o_base", "o_slope", "o_odd"),
+                   [(word,) for word in words])
+    ones = [(base & 0xFFFF).bit_count() + (slope & 0x1FF).bit_count()
+            for base, slope in got[:, :2].tolist()]
+    assert got[:, 2].tolist() == [count % 2 for count in ones]
+    assert 50 < got[:, 2].sum() < 250
+
+
+def test_damaged_noise_is_a_fault(monkeypatch):
+    """All words of the table are damaged: one fault a pair of lanes, and none without noise."""
+    parity = hdl.gumbel._parity
+    monkeypatch.setattr(hdl.gumbel, "_parity", lambda base, slope: 1 - parity(base, slope))
+
+    class Damaged(Sampler):
+        pass
+    skew = timing(TINY).sample_skew
+    for temperature in (4096, 0):
+        run = SliceBench(Damaged, TINY)
+        settings(run, 0, vocabulary=8, temperature=temperature, seed=3, position=1)
+        instruction(run, TINY, 30, [0] * 8)
+        _, faults, _ = run.run(70)
+        assert faults == ({30 + skew + 2 + pair: {Fault.PARITY} for pair in range(4)}
+                          if temperature else {})
