@@ -67,7 +67,8 @@ class FlipCampaign:
         self._run = lambda: engine.run(prompt, steps, trace=True, **settings)
         self._prompt = prompt
         engine.load(image)
-        self._start = {name: words.copy() for name, words in engine._memories().items()}
+        self._memories = engine._memories()
+        self._start = {name: words.copy() for name, words in self._memories.items()}
         self.outcomes = collections.defaultdict(collections.Counter)
         self.latencies = collections.defaultdict(list)
         self.read_latencies = collections.defaultdict(set)
@@ -84,12 +85,12 @@ class FlipCampaign:
 
     def _undisturbed(self) -> Golden:
         began = []
+        self.restore()
         result = self._with(lambda: began.append(self._now()))
         if result.fault:
             raise EngineError(f"without a flip: {result.fault}")
-        barriers = np.cumsum([0, *result.cycles]) + self._first_barrier
-        after = {name: words.copy() for name, words in self._engine._memories().items()}
-        return Golden(result, began[0], barriers.tolist(), after)
+        after = {name: words.copy() for name, words in self._memories.items()}
+        return Golden(result, began[0], self._engine._barriers().tolist(), after)
 
     def _now(self) -> int:
         engine = self._engine
@@ -101,9 +102,7 @@ class FlipCampaign:
 
         def collected(first, progress):
             action()
-            events = collect(first, progress)
-            self._first_barrier = self._barriers()[0]
-            return events
+            return collect(first, progress)
         engine._collect = collected
         try:
             return self._run()
@@ -111,20 +110,24 @@ class FlipCampaign:
             del engine._collect
 
     def _places(self) -> dict:
-        """``(memory, words)`` by kind; of the KV cache the words that the run writes."""
+        """``(memory, words)`` by kind; of the KV cache the words that the run writes, of the noise
+        the upper four octaves, from which nearly all of it comes."""
         kinds = collections.defaultdict(list)
         for memory in memories(self._image, self._start):
             words = list(range(memory.first, memory.first + memory.count))
             if memory.kind == "KV cache":
                 changed = (self._start[memory.name] != self._golden.after[memory.name]).any(1)
                 words = np.flatnonzero(changed).tolist()
+            elif memory.kind == "noise table":
+                words = [word for word in words if word % 256 < 4 * 8]
             if words:
                 kinds[memory.kind].append((memory, words))
         return dict(kinds)
 
     def restore(self) -> None:
-        """All memories as they were before the run."""
-        for name, words in self._engine._memories().items():
+        """All memories, and the tags of requests, as they were before the run."""
+        self._engine.connect()
+        for name, words in self._memories.items():
             words[:] = self._start[name]
         # Reads that were in flight pass by.
         self._engine.clock(8)
@@ -139,7 +142,7 @@ class FlipCampaign:
 
         def act():
             self._engine.clock(offset)
-            self._engine._memories()[memory.name][word, bit // 8] ^= 1 << bit % 8
+            self._memories[memory.name][word, bit // 8] ^= 1 << bit % 8
         place = memory.space in CHECKED and place_of(
             self._engine.config, memory.space, memory.address(word, bit))
         try:
@@ -184,7 +187,7 @@ class FlipCampaign:
 
     def _faulted(self, memory: Memory, fault, place, at: int) -> None:
         """A fault: of words with parity it must be PARITY, where the word is first read."""
-        cycle = self._golden.barriers[fault.position] + 1 + fault.cycle
+        cycle = int(self._engine._barriers()[fault.position]) + 1 + fault.cycle
         self.latencies[memory.kind].append(cycle - at)
         if not place:
             outcome = PARITY if fault.cause == Fault.PARITY else FAULT

@@ -148,11 +148,15 @@ class VerilatorEngine(HostEngine):
         self._lib.machine_count(self._machine, trace)
         self._trace, self._since = trace, self._lib.machine_cycle(self._machine)
 
-    def _counted(self) -> tuple:
+    def _barriers(self) -> np.ndarray:
+        """The cycle before the first step, and the last one of every step."""
         pointer = ctypes.c_void_p()
         count = self._lib.machine_barriers(self._machine, pointer)
-        barriers = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(_U64)),
-                                         (count,)).astype(np.int64) if count else np.zeros(0, int)
+        return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(_U64)),
+                                     (count,)).astype(np.int64) if count else np.zeros(0, int)
+
+    def _counted(self) -> tuple:
+        barriers = self._barriers()
         simulated = self._lib.machine_cycle(self._machine) - self._since
         writes = logits = None
         if self._trace:
