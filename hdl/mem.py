@@ -60,7 +60,8 @@ class HostLane:
         self.word = host.address[lane_bits:lane_bits + word_bits]
         rest = host.address[lane_bits + word_bits:]
         self.selected = (host.space == space) & (rest == (bank or 0))
-        self.w_en = host.w_en & self.selected & (self.word < depth)
+        here = self.selected & (self.word < depth)
+        self.w_en, self.r_en = host.w_en & here, host.r_en & here
 
 
 class MemBank(wiring.Component):
@@ -132,8 +133,7 @@ class MemBank(wiring.Component):
         late, late_checks = (delay(m, memory.r_data, config.mem_stages, name)
                              for memory, name in ((data, "word"), (checked, "checks")))
         # What the host reads is checked as well.
-        seen = delay(m, valid | access.r_en & (access.word < config.mem_depth),
-                     1 + config.mem_stages, "seen", reset=True)
+        seen = delay(m, valid | access.r_en, 1 + config.mem_stages, "seen", reset=True)
         o_valid = delay(m, valid, 1 + config.mem_stages, "valid", reset=True)
         odd = Cat(late[8 * byte:][:8].xor() ^ late_checks[byte] for byte in range(2 * config.lanes))
         causes = self.fault_read.causes
@@ -239,7 +239,7 @@ class Mem(wiring.Component):
             m.d.comb += [getattr(self, f"w{number}{name[1:]}").eq(getattr(bank, name))
                          for name in written_ports(bank.config)]
             m.d.comb += [getattr(bank.host, name).eq(getattr(self.host, name))
-                         for name in ("space", "address", "w_data")]
+                         for name in ("space", "address", "r_en", "w_data")]
             m.d.comb += bank.host.w_en.eq(host_en)
             ack = ack | bank.host.ack
         m.d.comb += self.host.ack.eq(ack)
@@ -299,8 +299,7 @@ class ConstBank(wiring.Component):
         late = delay(m, word, 1 + config.const_stages, "word")
         o_valid = delay(m, valid, 2 + config.const_stages, "valid", reset=True)
         # What the host reads is checked as well.
-        seen = delay(m, valid | access.r_en & (access.word < config.const_depth),
-                     2 + config.const_stages, "seen", reset=True)
+        seen = delay(m, valid | access.r_en, 2 + config.const_stages, "seen", reset=True)
         lanes = lanes_of(late, config.lanes)
         m.d.comb += [self.o.valid.eq(o_valid), self.o.data.as_value().eq(Cat(lanes))]
         m.d.sync += [
