@@ -269,9 +269,10 @@ class KvPort(wiring.Component):
                 choose([word[part] for word in words], tile, m, self._vendor))
         # Cycle t + 8: the host takes its pair, the vector is put together.
         now = late[8]
-        wrong, error = Signal(), Signal()
+        wrong, error, late_error = Signal(), Signal(), Signal()
         m.d.comb += wrong.eq(Cat(chosen[row].xor() for row in range(rows)).any() & now.read)
-        m.d.sync += [error.eq(wrong), self.fault.causes[fault_bit(Fault.PARITY)].eq(error)]
+        m.d.sync += [error.eq(wrong), late_error.eq(error),
+                     self.fault.causes[fault_bit(Fault.PARITY)].eq(late_error)]
         pairs = [Cat(chosen[row][:8], chosen[row + 1][:8]) for row in range(0, rows, 2)]
         word = Signal(16, reset_less=True)
         m.d.sync += word.eq(choose(pairs, now.pair))

@@ -91,4 +91,4 @@ def test_the_host_reads_wrong_parity():
         bench.host(at, weight_address(TINY, word, column, 1))
     _, faults, host = bench.run(20)
     assert host[4 + HOST_READ_LATENCY] == (init[30] & 0xFF | init[30] >> 9 << 8 & 0xFF00)
-    assert faults == {(4 + HOST_READ_LATENCY, "kv", Fault.PARITY)}
+    assert faults == {(4 + HOST_READ_LATENCY + 1, "kv", Fault.PARITY)}
