@@ -23,7 +23,7 @@ from sim.selftest import SMALL
 PAGE = ROOT / "docs" / "robustness.md"
 INTACT, DAMAGED, SEEDS, SESSIONS = 1000, 10_000, 3, 40
 #: Flips by kind of memory.
-FLIPS = {"weights": 400, "KV cache": 300, "MEM": 300, "constants": 250, "programs": 480,
+FLIPS = {"weights": 400, "KV cache": 300, "MEM": 400, "constants": 250, "programs": 480,
          "parameters": 150, "rows": 80, "patterns": 80, "tokens": 80, "noise table": 80,
          "parameters in the queues": 100, "accumulators": 100, "events": 50}
 #: What the flips happen to: a prompt, and steps.

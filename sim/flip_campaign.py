@@ -110,14 +110,14 @@ class FlipCampaign:
             del engine._collect
 
     def _places(self) -> dict:
-        """``(memory, words)`` by kind; of the KV cache the words that the run writes, of the noise
-        the upper four octaves, from which nearly all of it comes."""
+        """``(memory, words)`` by kind; of MEM and the KV cache the words that the run writes, of the
+        noise the upper four octaves, from which nearly all of it comes."""
         kinds = collections.defaultdict(list)
         for memory in memories(self._image, self._start):
-            words = list(range(memory.first, memory.first + memory.count))
-            if memory.kind == "KV cache":
+            words = memory.words
+            if memory.kind in ("KV cache", "MEM"):
                 changed = (self._start[memory.name] != self._golden.after[memory.name]).any(1)
-                words = np.flatnonzero(changed).tolist()
+                words = [word for word in words if changed[word]]
             elif memory.kind == "noise table":
                 words = [word for word in words if word % 256 < 4 * 8]
             if words:

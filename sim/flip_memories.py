@@ -1,7 +1,9 @@
 """Every memory of the RTL as a place where bits flip: what it holds, its bits, how a host sees them."""
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
 
 from arch.config import Config
 from arch.hostmap import (ROW_WORDS, Space, constant_address, mem_address, param_address,
@@ -30,8 +32,8 @@ class Memory:
     kind : str
     name : str
         Dotted path in the RTL.
-    first, count : int
-        Words.
+    words : sequence of int
+        Numbers of the words.
     bits : int
         Of a word.
     space : Space or None
@@ -41,8 +43,7 @@ class Memory:
     """
     kind: str
     name: str
-    first: int
-    count: int
+    words: Sequence
     bits: int
     space: Space | None = None
     address: Callable | None = None
@@ -56,7 +57,8 @@ def memories(image: Image, names: Iterable[str]) -> Iterator[Memory]:
     names : iterable of str
         All memories of the machine (`sim.rtl.Rtl.memories`).
     """
-    config, loaded = image.config, len(image.weights)
+    config = image.config
+    loaded = np.flatnonzero(image.weights.any(axis=(1, 2))).tolist()
     for name in names:
         if match := _WEIGHTS.search(name):
             tile, place, pair = map(int, match.groups())
@@ -64,19 +66,19 @@ def memories(image: Image, names: Iterable[str]) -> Iterator[Memory]:
 
             def weight(word, bit, column=column, pair=pair):
                 return weight_address(config, word, column, pair)
-            yield Memory("weights", name, 0, loaded, 18, Space.WEIGHTS, weight)
-            yield Memory("KV cache", name, loaded, config.weight_depth - loaded, 18, Space.WEIGHTS,
-                         weight)
+            yield Memory("weights", name, loaded, 18, Space.WEIGHTS, weight)
+            yield Memory("KV cache", name, sorted({*range(config.weight_depth)} - {*loaded}), 18,
+                         Space.WEIGHTS, weight)
         elif match := _MEM.search(name):
             bank, bits = int(match[1]), 2 if match[2] == "checks" else 16
-            yield Memory("MEM", name, 0, config.mem_depth, bits * config.lanes, Space.MEM,
+            yield Memory("MEM", name, range(config.mem_depth), bits * config.lanes, Space.MEM,
                          lambda word, bit, bank=bank, bits=bits:
                          mem_address(config, bank, word, bit // bits))
         elif match := _PROGRAM.search(name):
             queue, bank = match[1], int(match[2])
             used = len(image.program.get(queue, ())) - _BANK_WORDS * bank
             if used > 0:
-                yield Memory("programs", name, 0, min(used, _BANK_WORDS),
+                yield Memory("programs", name, range(min(used, _BANK_WORDS)),
                              word_bits(unit_of(queue), config), Space.PROGRAM,
                              lambda word, bit, number=QUEUES[queue].id, bank=bank:
                              program_address(number, _BANK_WORDS * bank + word, bit // 16))
@@ -98,8 +100,8 @@ def _tables(image: Image, config: Config, name: str) -> Iterator[Memory]:
         "perm.table": ("patterns", len(image.patterns), entry * lanes, Space.PATTERNS,
                        lambda word, bit: pattern_address(config, word, bit // entry))}
     if name in tables:
-        kind, *rest = tables[name]
-        yield Memory(kind, name, 0, *rest)
+        kind, count, *rest = tables[name]
+        yield Memory(kind, name, range(count), *rest)
     for kind, pattern, bits, count in HIDDEN:
         if pattern.search(name):
-            yield Memory(kind, name, 0, count, bits)
+            yield Memory(kind, name, range(count), bits)

@@ -2,8 +2,11 @@
 
 What was loaded is compared by CRCs that the machine computes (CHECK of `arch.hostmap`): a few bytes
 travel for each part. What steps change, MEM and the KV cache, is read by the machine, which checks
-the parity of every byte that it reads.
+the parity of every byte that it reads. Of the weights that the image gives, those words that are 0
+count as KV cache.
 """
+import numpy as np
+
 from arch.config import Config
 from arch.faults import Fault
 from arch.hostmap import CLEAR, PROGRAM_CHUNKS, PROGRAM_PC_BITS, Register, Space, param_address
@@ -37,6 +40,20 @@ def name_of(config: Config, space: Space, address: int) -> str:
     return f"{space.name} of queue {queue}"
 
 
+def unchanging(config: Config, blocks: list) -> list:
+    """The blocks without the weight words that are 0: those are the KV cache, which steps write."""
+    parts, size = [], config.columns * config.pairs
+    for space, address, words in blocks:
+        if space != Space.WEIGHTS:
+            parts.append((space, address, words))
+            continue
+        kept = np.repeat(words.reshape(-1, size).any(axis=1), size)
+        edges = np.flatnonzero(np.diff(kept, prepend=False, append=False))
+        parts += [(space, address + int(first), words[first:end])
+                  for first, end in edges.reshape(-1, 2)]
+    return parts
+
+
 def scrub(link: Link, config: Config, blocks: list, spaces=UNCHECKED + CHECKED) -> list:
     """What is wrong with memories, a line for each; nothing if all is well.
 
@@ -47,12 +64,14 @@ def scrub(link: Link, config: Config, blocks: list, spaces=UNCHECKED + CHECKED) 
     spaces : sequence of Space
         The memories to look at.
     """
-    found = []
+    found, parts = [], unchanging(config, blocks)
     for space in spaces:
         end = 0
         if space in CHECKED:
             forget_faults(link)
-        for _, address, words in (block for block in blocks if block[0] == space):
+        for _, address, words in (part for part in parts if part[0] == space):
+            if space in CHECKED:
+                link.touch(space, end, address - end)
             end = address + len(words)
             if link.differ(space, address, words):
                 found.append(f"{name_of(config, space, address)} has changed since it was loaded")

@@ -1,10 +1,12 @@
 """The board: self-test and text over a pseudo-terminal, with every bit of the serial line simulated."""
 import json
+import types
 import xml.etree.ElementTree as xml
 
 import numpy as np
 import pytest
 
+import metronome
 from arch.config import profile
 from arch.hostmap import Space, mem_address
 from sim import engine, selftest
@@ -91,12 +93,12 @@ def test_what_is_wrong_is_found(virtual, tiny):
 
 
 @pytest.mark.slow
-def test_an_image_for_another_machine(virtual, untied, tmp_path, capsys):
+def test_an_image_for_another_machine(virtual, untied, monkeypatch, capsys):
     """The self-test says that the board is not what the image is for, and touches nothing."""
     from scripts.cli import main
-    untied.image.save(tmp_path / "small.image")
-    status = main(["selftest", "--port", virtual.port, "--image", str(tmp_path / "small.image"),
-                   "--json"])
+    monkeypatch.setattr(metronome, "load_program", lambda path: types.SimpleNamespace(
+        config=untied.config, image=untied.image, compiled=untied))
+    status = main(["selftest", "--port", virtual.port, "--image", "small.image", "--json"])
     out, err = capsys.readouterr()
     (check,) = json.loads(out)["checks"]
     assert status == 1 and check["name"] == "identity"

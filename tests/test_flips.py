@@ -26,7 +26,7 @@ def test_every_memory_has_a_kind(tiny):
     bits = dict.fromkeys(made.memories, 0)
     for memory in memories(tiny.image, made.memories):
         assert memory.kind in {*TOLD, *(kind for kind, *_ in HIDDEN)}
-        bits[memory.name] += memory.count * memory.bits
+        bits[memory.name] += len(memory.words) * memory.bits
     empty = {name for name, count in bits.items() if not count}
     assert empty and all(re.search(r"\.program\.bank[1-5]$", name) for name in empty)
     # By hand: a bank of weights, of MEM, the noise.

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+import metronome
 from arch.config import profile
 from arch.hostmap import Space
 from sim import rtl as rtl_files
@@ -24,7 +25,7 @@ FLIPS = {
                                        "has wrong parity"}),
     "parity of a weight": (WEIGHT, 2, 17, {"generate": "first run: fault PARITY: queue mxm",
                                            "scrub": "board: a word of WEIGHTS has wrong parity"}),
-    "cache of a later position": (CACHE, 1000, 4, {
+    "cache of a later position": (CACHE, 267, 4, {
         "scrub": "board: a word of WEIGHTS has wrong parity: a bit has flipped"}),
     "vector that nobody reads": ("mem.bank3.data.data", 63, 7, {
         "scrub": "board: a word of MEM has wrong parity: a bit has flipped"}),
@@ -59,20 +60,17 @@ class Chip(VerilatorEngine):
 
 
 @pytest.fixture
-def failures(tiny, tmp_path, monkeypatch, capsys):
+def failures(tiny, monkeypatch, capsys):
     """A function that runs the command with a kind of chip; gives failures by check."""
     available("verilator")
-    tiny.image.save(tmp_path / "tiny.image")
+    # The model of the command for this profile, compiled already.
+    monkeypatch.setattr(metronome, "compile_model", lambda checkpoint, config: tiny)
 
     def run(chip, marched) -> dict:
         from scripts.cli import main
-        create = selftest.create
-        monkeypatch.setattr(selftest, "create", lambda name, *arguments, **options: (
-            chip if name == "board" else lambda *a, **o: create(name, *a, **o))(
-                *arguments, **options))
+        monkeypatch.setattr(selftest, "create", lambda name, config, port: chip(config, port=port))
         monkeypatch.setattr(selftest, "MARCHED", marched)
-        status = main(["selftest", "--port", "none", "--image", str(tmp_path / "tiny.image"),
-                       "--json"])
+        status = main(["selftest", "--port", "none", "--profile", "tiny", "--json"])
         out, err = capsys.readouterr()
         found = {check["name"]: check["failure"] for check in json.loads(out)["checks"]
                  if check["failure"]}
