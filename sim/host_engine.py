@@ -23,6 +23,14 @@ LONGEST_STEP = 1 << 20
 PATIENCE = 1000
 
 
+class ParityError(EngineError):
+    """Words that were read have wrong parity; ``words`` are they, as they came."""
+
+    def __init__(self, message: str, words: np.ndarray):
+        super().__init__(message)
+        self.words = words
+
+
 class HostEngine(Engine):
     """An engine behind a byte stream.
 
@@ -125,8 +133,8 @@ class HostEngine(Engine):
         forget_faults(self._link)
         words = self._link.read(space, address, count)
         if parity_was_wrong(self._link):
-            raise EngineError(f"{self.name}: a word of {space.name} among {count} from {address} on "
-                              "has wrong parity: a bit has flipped; load the image again")
+            raise ParityError(f"{self.name}: a word of {space.name} among {count} from {address} on "
+                              "has wrong parity: a bit has flipped; load the image again", words)
         return words
 
     def scrub(self, spaces=UNCHECKED + CHECKED) -> None:

@@ -21,7 +21,7 @@ from compiler.checkpoint import ModelConfig
 from compiler.errors import MetronomeError
 from sim import hostlink
 from sim.engine import create
-from sim.host_engine import HostEngine
+from sim.host_engine import HostEngine, ParityError
 from sim.reference_engine import run_reference
 from sim.virtual_board import VirtualBoard
 
@@ -73,13 +73,18 @@ def march(engine: HostEngine, space: Space) -> None:
     value = (address * 0x9E37 ^ address >> 7 ^ 0x5A5A).astype(np.uint16)
     for pattern in (value, ~value):
         engine.write_space(space, 0, pattern)
-        found = engine.read_space(space, 0, count)
+        parity = None
+        try:
+            found = engine.read_space(space, 0, count)
+        except ParityError as error:
+            found, parity = error.words, error
         wrong = np.flatnonzero(found != pattern)
         if len(wrong):
             first = int(wrong[0])
             raise Failed(f"{len(wrong)} of {count} words of {space.name} differ, first at "
                          f"{first}: wrote {int(pattern[first]):#06x}, read "
                          f"{int(found[first]):#06x}")
+        need(parity is None, str(parity))
 
 
 def time_base(engine: HostEngine) -> None:
