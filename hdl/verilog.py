@@ -67,10 +67,15 @@ def to_verilog(config: Config, vendor: bool = False) -> str:
     return _verilog(to_rtlil(config, vendor))
 
 
+def component_verilog(component, name: str) -> str:
+    """Verilog of any component, for simulation; ``name`` is that of its top module."""
+    return _verilog(rtlil.convert(component, name=name, emit_src=False))
+
+
 def board_verilog(config: Config, clock_hz: float, baud: float) -> str:
     """Verilog of `hdl.board.Board`, for simulation."""
     board = Board(config=config, clock_hz=clock_hz, baud=baud, build=build_number(config))
-    return _verilog(rtlil.convert(board, name=f"metronome_board_{config.name}", emit_src=False))
+    return component_verilog(board, f"metronome_board_{config.name}")
 
 
 def _verilog(text: str) -> str:

@@ -73,6 +73,20 @@ def units() -> dict:
            for name in present if name in formats.values()}}
 
 
+def unit_of(name: str):
+    """The function of `units` for a unit.
+
+    Raises
+    ------
+    MetronomeError
+        If there is none of this name.
+    """
+    known = units()
+    if name not in known:
+        raise MetronomeError(f"unknown unit {name!r}; there are {', '.join(known)}")
+    return known[name]
+
+
 def lut4_equivalent(cells: dict) -> int:
     """LUT4 + 2 CCU2C + 4 TRELLIS_DPR16X4: the LUT sites of a netlist.
 
@@ -101,20 +115,11 @@ def synthesise(config: Config, unit: str, folder: pathlib.Path) -> dict:
     MetronomeError
         If the unit does not exist or Yosys fails.
     """
-    from amaranth.back import rtlil
     from hdl.verilog import digest
-    known = units()
-    if unit not in known:
-        raise MetronomeError(f"unknown unit {unit!r}; there are {', '.join(known)}")
-    digests = {name: digest(known[unit](config, vendor=vendor))
+    component = unit_of(unit)
+    digests = {name: digest(component(config, vendor=vendor))
                for name, vendor in (("simulated", False), ("synthesised", True))}
-    text = rtlil.convert(known[unit](config), name=TOP, emit_src=False)
-    (folder / f"{TOP}.il").write_text(text)
-    (folder / "synth.ys").write_text(script(TOP, "netlist.json"))
-    done = toolchain.yosys().run("-q", "-l", "yosys.log", "synth.ys", cwd=folder)
-    if done.returncode:
-        complaint = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
-        raise MetronomeError(f"Yosys failed: {(complaint or ['no message'])[0]}")
+    map_to_cells(config, unit, folder)
     floorplan.apply(folder / "netlist.json", TOP)
     netlist = json.loads((folder / "netlist.json").read_text())
     cells = netlist["modules"][TOP]["cells"]
@@ -123,6 +128,35 @@ def synthesise(config: Config, unit: str, folder: pathlib.Path) -> dict:
         cell["type"] for cell in cells.values() if cell["type"] != "$scopeinfo").items()))
     return {"cells": counts, "lut4_equivalent": lut4_equivalent(counts),
             "memories": memory_cells(declared, cells), "rtl_sha256": digests}
+
+
+def map_to_cells(config: Config, unit: str, folder: pathlib.Path) -> None:
+    """Let Yosys make ``netlist.json`` of a unit in ``folder``, with ``declared.txt`` and a log.
+
+    Raises
+    ------
+    MetronomeError
+        If the unit does not exist or Yosys fails.
+    """
+    from amaranth.back import rtlil
+    text = rtlil.convert(unit_of(unit)(config), name=TOP, emit_src=False)
+    (folder / f"{TOP}.il").write_text(text)
+    (folder / "synth.ys").write_text(script(TOP, "netlist.json"))
+    run_yosys(folder, "-l", "yosys.log", "synth.ys")
+
+
+def run_yosys(folder: pathlib.Path, *arguments) -> None:
+    """Run Yosys in ``folder``.
+
+    Raises
+    ------
+    MetronomeError
+        With its complaint, if it fails.
+    """
+    done = toolchain.yosys().run("-q", *arguments, cwd=folder)
+    if done.returncode:
+        complaint = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
+        raise MetronomeError(f"Yosys failed: {(complaint or ['no message'])[0]}")
 
 
 def declared_memories(dump: str) -> dict:

@@ -5,10 +5,8 @@ lies: ``module \\metronome_tiny.mxm.tile_0 (...)`` holds the memories of the ins
 """
 import dataclasses
 import hashlib
-import os
 import pathlib
 import re
-import tempfile
 
 import numpy as np
 
@@ -56,7 +54,7 @@ def generate(config: Config, notify) -> Rtl:
         from hdl.verilog import to_verilog  # needs Amaranth; the cache does not
         return to_verilog(config)
     top = f"metronome_{config.name}"
-    text = _cached(top, _source_digest(config), make,
+    text = _cached(top, source_digest(config), make,
                    lambda: notify(f"writing the Verilog of profile {config.name}"))
     return Rtl(top, text, memories_of(text, top))
 
@@ -67,26 +65,20 @@ def generate_board(config: Config, clock_hz: float, baud: float, notify) -> Rtl:
         from hdl.verilog import board_verilog
         return board_verilog(config, clock_hz, baud)
     top = f"metronome_board_{config.name}"
-    text = _cached(f"{top}-{clock_hz:.0f}-{baud:.0f}", _source_digest(config), make,
+    text = _cached(f"{top}-{clock_hz:.0f}-{baud:.0f}", source_digest(config), make,
                    lambda: notify(f"writing the Verilog of the board of profile {config.name}"))
     return Rtl(top, text, {})
 
 
 def _cached(name: str, digest: str, make, notify) -> str:
     """A text from the cache, made if it is not there."""
-    home = toolchain.cache_folder() / "verilog"
-    path = home / f"{name}-{digest}.v"
-    if not path.exists():
+    def told():
         notify()
-        home.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=home)
-        with os.fdopen(handle, "w") as file:
-            file.write(make())
-        os.replace(temporary, path)
-    return path.read_text()
+        return make()
+    return toolchain.kept_text(toolchain.cache_folder() / "verilog" / f"{name}-{digest}.v", told)
 
 
-def _source_digest(config: Config) -> str:
+def source_digest(config: Config) -> str:
     """Hash of everything that the Verilog follows from."""
     found = hashlib.sha256(config.digest())
     for folder in ("arch", "hdl"):

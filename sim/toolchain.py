@@ -3,7 +3,9 @@
 Nothing here falls back silently: a function returns the tool it found or raises `ToolMissing`.
 The one free choice is the C++ compiler, where every candidate gives the same simulation.
 """
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import importlib.metadata
 import importlib.util
@@ -13,6 +15,8 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 
 from compiler.errors import MetronomeError
 
@@ -173,3 +177,24 @@ def cache_folder() -> pathlib.Path:
     """Where builds are kept: ``$XDG_CACHE_HOME/metronome`` or ``~/.cache/metronome``."""
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(base) / "metronome"
+
+
+@contextlib.contextmanager
+def exclusive(path: pathlib.Path):
+    """Let one process at a time make something; the others find it made. ``path`` is a lock file."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def kept_text(path: pathlib.Path, make: Callable[[], str]) -> str:
+    """A text of the cache, made where it is not there yet."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(path.with_suffix(".lock")):
+            if not path.exists():
+                handle, temporary = tempfile.mkstemp(dir=path.parent)
+                with os.fdopen(handle, "w") as file:
+                    file.write(make())
+                os.replace(temporary, path)
+    return path.read_text()

@@ -77,6 +77,8 @@ class VerilatorEngine(HostEngine):
         Told in words when a build begins.
     """
     name = "verilator"
+    #: Whether to compile quickly rather than well.
+    _quick = False
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -92,17 +94,22 @@ class VerilatorEngine(HostEngine):
         self._machine = None
 
     def _reset(self) -> None:
-        made = rtl.generate(self.config, self._notify)
         kind = pathlib.Path(self._waves).suffix[1:] if self._waves else None
-        random = self._seed is not None
-        source = Source(f"profile {self.config.name}", made.top,
-                        rtl.without_initial_values(made.verilog) if random else made.verilog,
-                        port_header(self.config), made.memories)
-        folder = build(source, Options(kind, random), self._notify)
+        options = Options(kind, self._seed is not None, self._quick)
+        folder = build(self._source(), options, self._notify)
         self._lib = _library(folder / LIBRARY)
         self._machine = self._lib.machine_new(-1 if self._seed is None else self._seed)
         if self._waves and self._lib.machine_waves(self._machine, str(self._waves).encode()):
             raise EngineError("this build cannot write waves")
+
+    def _source(self) -> Source:
+        """What is built."""
+        made = rtl.generate(self.config, self._notify)
+        verilog = made.verilog
+        if self._seed is not None:
+            verilog = rtl.without_initial_values(verilog)
+        return Source(f"profile {self.config.name}", made.top, verilog, port_header(self.config),
+                      made.memories)
 
     def close(self) -> None:
         if self._machine:

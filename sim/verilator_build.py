@@ -4,9 +4,7 @@ Pure in its inputs: the same Verilog, shim, flags, tools and processor give the 
 and a folder appears there whole or not at all.
 """
 import concurrent.futures
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -29,14 +27,15 @@ VERILATE = ("--cc", "--prefix", "Vtop", "-O3", "--x-assign", "fast", "--no-asser
             "--output-split", "40000", "--output-split-cfuncs", "1000")
 COMPILE = ("-std=c++20", "-fPIC", "-O2", "-fno-strict-aliasing", "-w",
            "-DVM_SC=0", "-DVM_COVERAGE=0", "-DVM_TIMING=0")
-#: Not worth the compiler's time: what runs once at the start, and any build that writes waves,
-#: which spends its time on the file.
+#: Not worth the compiler's time: what runs once at the start, any build that writes waves, which
+#: spends its time on the file, and what runs for seconds only.
 COMPILE_SLOW = ("-O0",)
-COMPILE_WAVES = ("-O1",)
+COMPILE_QUICK = ("-O1",)
 #: Names that Verilator gives: the level of the clock that it saw last, the function that does all
 #: of a rising edge, and its flag that there is one.
 CLOCK_BEFORE = "__Vtrigprevexpr___TOP__clk__0"
 EDGE, EDGE_FLAG = "Vtop___024root___eval_nba", "__VnbaTriggered"
+_TRIGGER = re.compile(r"\b__Vtrigprevexpr\w+")
 SUPPORT = ("verilated.cpp", "verilated_threads.cpp")
 
 
@@ -54,9 +53,12 @@ class Options:
         ``"fst"`` or ``"vcd"`` for a build that can write waves, slower than one that cannot.
     unique : bool
         Values without an initial one are chosen at run time, by seed; else they are constants.
+    quick : bool
+        Compiled faster, for what does not run long.
     """
     waves: str | None = None
     unique: bool = False
+    quick: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +108,7 @@ def build(source: Source, options: Options, notify: Callable[[str], None]) -> pa
     verilator, compiler = toolchain.verilator(), toolchain.compiler()
     flags = (VERILATE + ("--x-initial", "unique" if options.unique else "fast"), COMPILE,
              _native(compiler))
-    levels = (COMPILE_SLOW, COMPILE_WAVES)
+    levels = (COMPILE_SLOW, COMPILE_QUICK)
     parts = [source.verilog, source.top, source.ports, json.dumps(source.memories, sort_keys=True),
              source.shim.read_text(), repr((options, flags, levels)), verilator.version,
              compiler.version,
@@ -117,7 +119,7 @@ def build(source: Source, options: Options, notify: Callable[[str], None]) -> pa
     folder = home / digest
     if (folder / LIBRARY).exists():
         return folder
-    with _lock(home / f"{digest}.lock"):
+    with toolchain.exclusive(home / f"{digest}.lock"):
         if not (folder / LIBRARY).exists():
             notify(f"building the simulation of {source.label} with Verilator and "
                    f"{compiler.name}, once; kept in {folder}")
@@ -130,14 +132,6 @@ def build(source: Source, options: Options, notify: Callable[[str], None]) -> pa
                 shutil.rmtree(work, ignore_errors=True)
                 raise
     return folder
-
-
-@contextlib.contextmanager
-def _lock(path: pathlib.Path):
-    """Let one process build at a time; the others find the result."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _native(compiler: toolchain.Tool) -> tuple:
@@ -169,7 +163,7 @@ def _build_in(work, source, options, flags, verilator, compiler) -> None:
     common = (*compile_, *native, *defines, "-I", obj, "-I", include, "-I", include / "vltstd")
 
     def compile_one(path):
-        level = COMPILE_WAVES if options.waves else ()
+        level = COMPILE_QUICK if options.waves or options.quick else ()
         if "__Slow" in path.name or path.parent == include:
             level = COMPILE_SLOW
         done = compiler.run(*common, *level, "-c", path, "-o", obj / f"{path.stem}.o")
@@ -191,11 +185,13 @@ def _build_in(work, source, options, flags, verilator, compiler) -> None:
 
 
 def _edge_macros(obj: pathlib.Path, header: str) -> str:
-    """C++ macros for the direct way to clock the model, none if this Verilator names it otherwise.
+    """C++ macros for the direct way to clock the model.
+
+    None if this Verilator names it otherwise, or where more than the clock sets something off.
     """
     defined = any(f"void {EDGE}(Vtop___024root* vlSelf) {{" in path.read_text()
                   for path in obj.glob("Vtop___024root*.cpp"))
-    if not defined or CLOCK_BEFORE not in header or EDGE_FLAG not in header:
+    if not defined or EDGE_FLAG not in header or set(_TRIGGER.findall(header)) != {CLOCK_BEFORE}:
         return ""
     return (f"#define PORT_CLOCK_BEFORE {CLOCK_BEFORE}\n#define PORT_EDGE {EDGE}\n"
             f"#define PORT_EDGE_FLAG {EDGE_FLAG}\n")
