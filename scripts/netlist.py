@@ -34,8 +34,8 @@ SLICES = ("mxm", "vxm", "perm", "red", "sample", "mem", "const", "host", "sequen
           "icu_drain", "icu_kv", "icu_vxm", "icu_perm", "icu_red", "icu_const", "icu_sample",
           "icu_r0", "icu_w0")
 CYCLES = 100_000
-#: Outputs that never move: PERM answers what the host reads of constants.
-_STILL = {"const": ("host__r_data",)}
+#: Outputs that never move: PERM answers what the host reads of MEM and constants.
+_STILL = {"mem": ("host__r_data",), "const": ("host__r_data",)}
 #: And in queues whose format has no outer count.
 _ONE_LEVEL = ("issue__i", "issue__i_first", "issue__i_last")
 #: What a block RAM reads of a word that is being written. Programs never ask for it; random inputs

@@ -115,10 +115,14 @@ def _run(config: Config, rng, made: Orders) -> None:
         made.pulse(host__w_en=1)
         made.cycle += 2
     first = rng.randrange(config.context)
-    for register, word in ((Register.COMMAND, CLEAR), (Register.FIRST, first),
-                           (Register.PROMPT, rng.randrange(config.context)),
-                           (Register.LIMIT, rng.randrange(first, config.context) + 1),
-                           (Register.STOP, rng.randrange(config.vocab_max))):
+    # Those that are not named hold any number.
+    registers = {register: rng.getrandbits(16) for register in Register
+                 if register <= Register.SEED3}
+    registers |= {Register.COMMAND: CLEAR, Register.FIRST: first,
+                  Register.PROMPT: rng.randrange(config.context),
+                  Register.LIMIT: rng.randrange(first, config.context) + 1,
+                  Register.STOP: rng.randrange(config.vocab_max)}
+    for register, word in registers.items():
         write(Space.REGISTERS, register, word)
     for row in range(config.param_rows):
         for field in range(ROW_WORDS):
