@@ -54,6 +54,10 @@ class Vectors:
         self.buffers.append(buffer)
         return buffer
 
+    def begin(self, phase: str, behind: str) -> None:
+        """Begin a phase whose buffers lie behind those that another one has so far."""
+        self.used[phase] = list(self.used[behind])
+
     def check(self) -> None:
         """Raise `ModelError` if a bank overflows."""
         worst = max(self.peak)

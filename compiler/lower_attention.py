@@ -2,7 +2,7 @@
 from arch.isa import Index
 from arch.queues import Stream
 from compiler import lower_rope
-from compiler.lower_state import Lowering, chunks
+from compiler.lower_state import V_PIECE, Lowering, chunks
 from compiler.passes import Acc, Const, Feed, Mem, TaskBuilder
 from compiler.tasks import READ, WRITE, N
 
@@ -13,12 +13,11 @@ def projections(low: Lowering, layer) -> None:
     q, k, v = heads.q_vectors, heads.k_vectors, heads.v_vectors
     low.norm("att", layer.att_norm_bias)
     low.joined("att", at["m_qkv"], low.m_qkv, 0, k + q + v)
-    piece = max(heads.period, 2 // heads.period * heads.period)
-    ring, entry = low.ring, 0
+    piece, ring, entry = low.qk_piece, low.ring, 0
     positions = int(Index.POSITION)
     plan = [("k", 0, first, count, "wk", layer.k) for first, count in chunks(k, piece)]
     plan += [("q", k, first, count, "wq", layer.q) for first, count in chunks(q, piece)]
-    plan += [("v", k + q, first, count, "wv", layer.v) for first, count in chunks(v, 4)]
+    plan += [("v", k + q, first, count, "wv", layer.v) for first, count in chunks(v, V_PIECE)]
     for name, base, first, count, weight, requant in plan:
         entry = 0 if entry + count > ring[1] else entry
         accumulator = ring[0] + entry
@@ -72,22 +71,37 @@ def _write_keys(low: Lowering, layer, first, count):
 
 
 def attention(low: Lowering, layer) -> None:
-    """All heads; each vector of weighted values goes through its part of wo when it is complete."""
-    heads, group = low.heads, low.heads.group
-    scored, done, peaks, entry = set(), set(), [0] * 4, 0
-    for number, head in enumerate(low.head_order()):
+    """All heads; each vector of weighted values goes through its part of wo when it is complete.
+
+    Where scores take all accumulators, values wait until their place in MEM is wanted, and wo until
+    the last scores are drained.
+    """
+    heads, order = low.heads, low.head_order()
+    scored, done, peaks = set(), [], [0] * 4
+    for number, head in enumerate(order):
         _scores(low, layer, head, low.score_bases[number % len(low.score_bases)], peaks)
         scored.add(head)
+        if low.scores_first and not _wanted(low, order, number + 1):
+            continue
         for tile in range(heads.v_vectors):
-            for member in range(group):
-                owners = [heads.half_owner(tile, half) * group + member for half in (0, 1)]
-                vector = tile * group + member
+            for member in range(heads.group):
+                owners = [heads.half_owner(tile, half) * heads.group + member for half in (0, 1)]
+                vector = tile * heads.group + member
                 if vector in done or not {*owners} <= scored:
                     continue
-                _weighted(low, tile, vector, owners, low.pv_ring[0] + entry)
-                entry = (entry + 1) % low.pv_ring[1]
-                _project(low, vector, first=not done)
-                done.add(vector)
+                _weighted(low, tile, vector, owners, low.pv_ring[0] + len(done) % low.pv_ring[1])
+                if not low.scores_first:
+                    _project(low, vector, first=not done)
+                done.append(vector)
+    if low.scores_first:
+        for vector in done:
+            _project(low, vector, first=vector == done[0])
+
+
+def _wanted(low: Lowering, order, number) -> bool:
+    """Whether head ``number`` of the order takes the place of scores before it; or is none."""
+    return number == len(order) or low.slot[order[number]] in [low.slot[head]
+                                                               for head in order[:number]]
 
 
 def _scores(low: Lowering, layer, head, base, peaks):
@@ -106,7 +120,7 @@ def _scores(low: Lowering, layer, head, base, peaks):
                accumulator=base, half0=0 if inner else step % config.groups,
                shift=layer.q_shift, touches=touches, **strides)
     peak_bank = low.peak_bank(bank)
-    peak = Mem(low.peak[peak_bank], peaks[peak_bank], stride=0)
+    peak = Mem(low.peak[peak_bank], peaks[peak_bank] % low.peak[peak_bank].size, stride=0)
     peaks[peak_bank] += 1
     low.pass_(f"scores {head} requantise", "MAC", N, Acc(base),
               b=Const(at["m_scores"] + head, stride=0), pre=layer.scores.pre,

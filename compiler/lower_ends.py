@@ -5,7 +5,7 @@ from arch.isa import Index
 from arch.queues import Stream
 from compiler import lower_rope, lower_sampling
 from compiler.layout import too_large
-from compiler.lower_state import Lowering, chunks
+from compiler.lower_state import Lowering
 from compiler.passes import (Const, Feed, Mem, Perm, ReadOut, TaskBuilder, matmul_uses)
 from compiler.tasks import ADD
 
@@ -113,11 +113,10 @@ def _logits(low: Lowering, source, logit_lag):
     lag = min(max(least, logit_lag), (ring - 1) * pace - 1)
     at = lag + task.timing.drain
     s1, s2 = low.classifier_strides
-    for first, count in chunks(tiles, ring):
-        matmul_uses(task, first * pace, low.classifier + first * s2, (Feed(source),) * 2,
-                    order="inner", steps=low.x_steps, tiles=count, s1=s1, s2=s2,
-                    accumulator=0, shift=low.model.final_shift, cadence=pace)
-        task.use("drain", "DRAIN", lag + first * pace, count, d1=pace, accumulator=0)
+    matmul_uses(task, 0, low.classifier, (Feed(source),) * 2, order="inner", steps=low.x_steps,
+                tiles=tiles, s1=s1, s2=s2, accumulator=0, shift=low.model.final_shift,
+                cadence=pace)
+    task.use("drain", "DRAIN", lag, tiles, d1=pace, accumulator=0)
     b = task.operand(Mem(low.m_logits), at, tiles, pace)
     requant = low.model.logits
     fields = dict(a=int(Stream.ACC), b=int(b), pre=requant.pre, post=requant.post)

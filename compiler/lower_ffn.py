@@ -1,7 +1,7 @@
 """The feed-forward part of a layer, hidden tiles in pieces."""
 from arch.queues import Stream
 from arch.timing import timing
-from compiler.lower_state import Lowering, chunks
+from compiler.lower_state import HIDDEN_PIECE, Lowering, chunks
 from compiler.passes import Acc, Const, Feed, Mem
 
 #: Hidden tiles that GELU takes in one piece.
@@ -9,11 +9,8 @@ GELU_PIECE = 4
 
 
 def hidden_chunks(tiles: int) -> list:
-    """Hidden tiles in the pieces that gate and up are computed in: (first, length) each.
-
-    Small ones keep the chain of passes behind the last piece short.
-    """
-    return chunks(tiles, 2)
+    """Hidden tiles in the pieces that gate and up are computed in: (first, length) each."""
+    return chunks(tiles, HIDDEN_PIECE)
 
 
 def feed_forward(low: Lowering, layer) -> None:

@@ -12,6 +12,12 @@ from compiler.layout import Constants, Vectors, Weights, ceil_div, heads_of, too
 from compiler.passes import Acc, Const, Mem, matmul, vector_pass
 from compiler.quantised import NORM_POST, QuantModel
 
+#: Vectors of v, and hidden tiles of gate and up, in one piece: small ones keep the chain of passes
+#: behind the last piece short.
+V_PIECE, HIDDEN_PIECE = 4, 2
+#: Largest scores of so many heads have words of their own in a bank.
+PEAKS = 5
+
 
 def chunks(count: int, size: int) -> list:
     """``(first, length)`` of pieces of at most ``size``, the last not the longest."""
@@ -48,14 +54,32 @@ class Lowering:
 
     # Resources.
 
+    @property
+    def qk_piece(self) -> int:
+        """Vectors of q or k in one piece: whole periods of the RoPE factors."""
+        period = self.heads.period
+        return max(period, 2 // period * period)
+
     def _accumulators(self):
-        """Output sums from 0, then scores and everything else in rings behind them."""
-        total, tiles = self.config.accumulators, self.x_tiles
+        """Output sums from 0, then scores and everything else in rings behind them.
+
+        Scores that leave no room take the whole file, round about: then no output is added to
+        before the last of them are drained.
+        """
+        total, tiles, heads = self.config.accumulators, self.x_tiles, self.heads
+        pieces = [min(self.qk_piece, heads.q_vectors), min(V_PIECE, heads.v_vectors), 2]
+        if self.dims.activation == "silu_gated":
+            pieces.append(2 * min(HIDDEN_PIECE, self.h_tiles))
+        need = max(self.kv_tiles, tiles + max(pieces))
+        if need > total:
+            raise too_large(self.config, "accumulators per column", need, total)
         spare = total - tiles - self.kv_tiles
-        if spare < 2:
-            raise too_large(self.config, "accumulators per column", tiles + self.kv_tiles + 2,
-                            total)
         self.ring = (tiles, total - tiles)
+        self.scores_first = spare < 2
+        if self.scores_first:
+            self.score_bases = list(range(0, total, 4))
+            self.pv_ring = (total - 2, 2)
+            return
         step = max(1, min(self.kv_tiles, (spare - 2) // 2)) if spare >= 4 else 0
         self.score_bases = [tiles + step * i for i in range(3)
                             if step * i + self.kv_tiles + 2 <= total - tiles] or [tiles]
@@ -67,21 +91,23 @@ class Lowering:
         take = (mem := Vectors(config)).take
         self.mem = mem
         self.x, self.x2 = take("x", 0, self.x_tiles), take("x2", 1, self.x_tiles + 1)
-        self.scale, self.r = take("scale", 1, 1), take("r", 3, 1)
+        self.r = take("r", 3, 1)
         if self.model.rope is not None:
             self.cos, self.sin = take("cos", 1, heads.period), take("sin", 1, heads.period)
         if self.dims.biases:
             self.with_bias = take("biased", 3, self.x_tiles)
         q, k, v = heads.q_vectors, heads.k_vectors, heads.v_vectors
-        self.m_qkv = take("m_qkv", 1, q + k + v, "att")
-        if self.model.rope is not None:
-            self.raw, self.turn = take("raw", 2, q + k, "att"), take("turn", 3, q + k, "att")
-        self.k, self.q = take("k", 3, k, "att"), take("q", 0, q, "att")
-        self.att = take("att", 0, v * heads.group, "att")
+        self.q, self.att = take("q", 0, q, "att"), take("att", 0, v * heads.group, "att")
         self._inverse_words()
         banks = [self.score_bank(head) for head in range(heads.count)]
-        self.peak = [take(f"peak{bank}", bank, sum(self.peak_bank(scores) == bank for scores in banks), "att")
+        self.peak = [take(f"peak{bank}", bank,
+                          min(PEAKS, sum(self.peak_bank(scores) == bank for scores in banks)), "att")
                      for bank in range(4)]
+        # What q, k and v are made of is gone before the last scores.
+        mem.begin("qkv", "att")
+        self.m_qkv, self.k = take("m_qkv", 1, q + k + v, "qkv"), take("k", 3, k, "qkv")
+        if self.model.rope is not None:
+            self.raw, self.turn = take("raw", 2, q + k, "qkv"), take("turn", 3, q + k, "qkv")
         self._score_slots()
         h = self.h_tiles
         gated = self.dims.activation == "silu_gated"
@@ -95,6 +121,7 @@ class Lowering:
             self.m_final = take("m_final", 0, self.x_tiles, "end")
         self.m_logits = take("m_logits", 1, self.v_tiles, "end")
         # What the embedding is made of is gone before the first layer.
+        self.scale = take("scale", 1, 1, "begin")
         if self.model.offsets is not None:
             self.offset = take("offset", 2, self.x_tiles, "begin")
         if self.model.positions is not None:
@@ -105,20 +132,26 @@ class Lowering:
         mem.check()
 
     def _score_slots(self):
-        """Slots of ``kv_tiles`` words for the scores of a head, in the bank of its parity."""
+        """Slots of ``kv_tiles`` words for the scores of a head, in the bank of its parity.
+
+        Where there is no room for all, those of the last heads overlay what is left of q, k and v.
+        """
         wanted = [[], [], [], []]
         for head in self.head_order():
             wanted[self.score_bank(head)].append(head)
         self.slot = {}
         for bank, members in enumerate(wanted):
-            level = self.mem.used["att"][bank]
-            room = (self.config.mem_depth - level) // self.kv_tiles
+            level, depth = self.mem.used["att"][bank], self.config.mem_depth
+            room = (depth - level) // self.kv_tiles
             if members and room < 1:
                 raise too_large(self.config, f"words in MEM bank {bank}", level + self.kv_tiles,
-                                self.config.mem_depth)
+                                depth)
+            count = min(room, len(members))
+            free = min(self.mem.used["qkv"][bank], depth - count * self.kv_tiles)
+            self.mem.used["att"][bank] = max(level, free)
             slots = [self.mem.take(f"scores{bank}.{i}", bank, self.kv_tiles, "att")
-                     for i in range(min(room, len(members)))]
-            self.slot |= {head: slots[i % len(slots)] for i, head in enumerate(members)}
+                     for i in reversed(range(count))][::-1]
+            self.slot |= {head: slots[i % count] for i, head in enumerate(members)}
 
     def _inverse_words(self):
         """Words for 1/sum: one per combination of heads in the halves of a vector.

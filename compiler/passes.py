@@ -66,8 +66,9 @@ class TaskBuilder:
 
     def touch(self, space, word, count, mode, begin, end=None, gap=1, stride=1):
         end = begin if end is None else end
+        ring = self.config.accumulators if space == "acc" else 0
         self.touches.append(Touch(space, word, affine(count), mode, affine(begin), affine(end),
-                                  gap, stride))
+                                  gap, stride, ring))
 
     def done(self) -> Task:
         return Task(self.name, tuple(self.uses), tuple(self.touches)).normalised()

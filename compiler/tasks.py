@@ -99,6 +99,8 @@ class Touch:
         Of word 0, relative to the start of the task.
     gap : int
         Later by this for each further word.
+    ring : int
+        Words wrap around after so many; 0: they do not.
     """
     space: str
     word: int
@@ -108,11 +110,13 @@ class Touch:
     end: Affine
     gap: int = 1
     stride: int = 1
+    ring: int = 0
 
     def each(self, n: int):
         """``(resource, begin, end)`` of every word."""
         for j in range(self.count(n)):
-            yield ((self.space, self.word + j * self.stride),
+            word = self.word + j * self.stride
+            yield ((self.space, word % self.ring if self.ring else word),
                    self.begin(n) + j * self.gap, self.end(n) + j * self.gap)
 
 

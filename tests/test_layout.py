@@ -105,6 +105,29 @@ def test_phases_share_words():
         vectors.take("z", 2, 1)
 
 
+def test_a_phase_behind_another():
+    vectors = Vectors(TINY)
+    vectors.take("x", 0, 4)
+    vectors.take("a", 0, 10, "one")
+    vectors.begin("two", "one")
+    assert vectors.take("b", 0, 3, "two") == Buffer("b", 0, 14, 3)
+    assert vectors.take("c", 0, 5, "one") == Buffer("c", 0, 14, 5)
+    assert vectors.take("d", 0, 1, "two") == Buffer("d", 0, 17, 1)
+    assert vectors.peak == [19, 0, 0, 0]
+
+
+@pytest.mark.parametrize("depth, bases", [(64, (28, 24)), (32, (28, 24)), (30, (26, 22)),
+                                          (24, (20, 16))])
+def test_scores_overlay_what_q_and_k_are_made_of(tiny, depth, bases):
+    """Bank 1 by hand: residual 5, cos and sin 2, 1/sum 4, peaks 5; multipliers of q, k and v from
+    word 16 to 23. Two heads have their scores there, 4 words each, the later one in lower words."""
+    lowering = Lowering(tiny.model, tiny.config.replace(mem_depth=depth))
+    assert lowering.m_qkv == Buffer("m_qkv", 1, 16, 8)
+    slots = [lowering.slot[head] for head in lowering.head_order() if lowering.score_bank(head) == 1]
+    assert tuple(slot.base for slot in slots) == bases
+    assert {(slot.bank, slot.size) for slot in slots} == {(1, 4)}
+
+
 def test_buffers_of_a_phase_are_disjoint(tiny):
     """Of a real model: no two buffers that live at the same time share a word."""
     lowering = Lowering(tiny.model, tiny.config)
@@ -113,15 +136,15 @@ def test_buffers_of_a_phase_are_disjoint(tiny):
     for phase, levels in lowering.mem.used.items():
         assert max(levels) <= tiny.config.mem_depth
         by_phase[phase] = levels
-    assert set(by_phase) == {"att", "ffn", "end"}
-    fixed = [lowering.x, lowering.x2, lowering.cos, lowering.sin, lowering.scale, lowering.r]
+    assert set(by_phase) == {"begin", "qkv", "att", "ffn", "end"}
+    fixed = [lowering.x, lowering.x2, lowering.cos, lowering.sin, lowering.r]
     attention = fixed + [lowering.m_qkv, lowering.raw, lowering.turn, lowering.k, lowering.q,
                          lowering.att, *lowering.peak, *{*lowering.slot.values()},
                          *(buffer for buffer in (lowering.inv_alone, lowering.inv_shared)
                            if buffer)]
     feed_forward = fixed + [lowering.m_ffn, lowering.gate, lowering.up, lowering.silu,
                             lowering.hidden]
-    for alive in (attention, feed_forward, fixed + [lowering.final, lowering.m_logits]):
+    for alive in (fixed + [lowering.scale], attention, feed_forward, fixed + [lowering.final, lowering.m_logits]):
         words = [(buffer.bank, word) for buffer in alive
                  for word in range(buffer.base, buffer.base + buffer.size)]
         assert len(set(words)) == len(words)

@@ -108,6 +108,23 @@ def test_profiles(name, size):
     assert lockstep(compiled, [1, 2], compiled.model.context, inverse_temperature(0.9)) > 0
 
 
+@pytest.mark.parametrize("accumulators, depth", [(16, 26), (8, 64), (8, 38), (8, 26)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_small_memories(accumulators, depth, family):
+    """Scores that go round all accumulators, and lie in MEM where q and k were made.
+
+    Three tiles of residual, eight of KV cache: 13 accumulators keep them apart. Six heads, of which
+    two or one to a bank have room at a time: then values free it while other scores wait.
+    """
+    model = ModelConfig(dim=24, hidden_dim=30, n_layers=2, n_heads=6, n_kv_heads=2, vocab_size=43,
+                        seq_len=64, tied=True, family=family)
+    config = profile("tiny").replace(accumulators=accumulators, mem_depth=depth, const_depth=256,
+                                     context=64)
+    compiled = compile_model(random_checkpoint(model, 7), config, tries=20)
+    check_schedule(compiled.image)
+    assert lockstep(compiled, list(range(1, 40)), 64) > 0
+
+
 def test_narrow_model():
     """The logits of so short a matmul come faster than a long lag has accumulators for."""
     model = ModelConfig(dim=16, hidden_dim=20, n_layers=1, n_heads=4, n_kv_heads=2, vocab_size=30,
