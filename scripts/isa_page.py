@@ -53,6 +53,12 @@ def _described(thing) -> list:
             for name, member in thing.__members__.items()]
 
 
+def _depths(queues, config) -> str:
+    """Depths of the program memories of some queues; one number if they are equal."""
+    depths = [str(config.depth_of(queue.name)) if queue.exists(config) else "-" for queue in queues]
+    return " / ".join(depths if len({*depths}) > 1 else depths[:1])
+
+
 def _queues() -> str:
     config = profile(SHOWN)
     units = {}
@@ -66,7 +72,7 @@ def _queues() -> str:
                      f"{ids[0]} to {ids[-1]}" if len(ids) > 1 else str(ids[0]), f"`{unit}`",
                      UNITS[unit].doc.rstrip(":."), stream, latency,
                      isa.word_bits(UNITS[unit], config),
-                     config.depth_of(queues[0].name) if queues[0].exists(config) else "-"])
+                     _depths(queues, config)])
     head = ["queue", "id", "format", "does", "result on", "after", "word, bits", "depth"]
     return table(head, [[md(str(cell)) for cell in row] for row in rows])
 

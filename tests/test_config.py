@@ -64,14 +64,14 @@ def test_derived_sizes():
     flagship = profile("ecp5_85k")
     assert (flagship.lanes, flagship.half_columns, flagship.groups, flagship.pairs) == (16, 8, 2, 4)
     assert (flagship.macs_per_cycle, flagship.param_rows) == (128, 16)
-    # 3,072 words; 64 words; 512 words; 32 accumulators; 8 patterns; 256 positions; 1,024 tokens.
+    # 3,072 words; 48 words; 512 words; 16 accumulators; 8 patterns; 256 positions; 1,024 tokens.
     assert flagship.weight_address_bits == 12 and flagship.mem_address_bits == 6
-    assert flagship.const_address_bits == 9 and flagship.accumulator_bits == 5
+    assert flagship.const_address_bits == 9 and flagship.accumulator_bits == 4
     assert flagship.pattern_bits == 3 and flagship.lane_bits == 4
     assert flagship.position_bits == 8 and flagship.token_bits == 10
     assert flagship.replace(weight_depth=4097).weight_address_bits == 13
     assert flagship.replace(patterns=1).pattern_bits == 1
-    assert (flagship.depth_of("vxm"), flagship.depth_of("red")) == (112, 48)
+    assert (flagship.depth_of("vxm"), flagship.depth_of("red")) == (96, 32)
 
 
 def test_queues_follow_the_banks():
