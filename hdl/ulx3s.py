@@ -3,8 +3,8 @@
 Ref: Lattice FPGA-TN-02200 (ECP5 sysCLOCK PLL), FPGA-TN-02039 (ECP5 sysCONFIG, USRMCLK); pins from
 `amaranth_boards.ulx3s`, which follow the board's constraint file.
 """
-from amaranth import ClockDomain, ClockSignal, Elaboratable, Instance, Module, Signal
-from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
+from amaranth import ClockDomain, ClockSignal, Elaboratable, Instance, Module, ResetSignal, Signal
+from amaranth.lib.cdc import FFSynchronizer
 
 from arch.boards import BoardSpec
 from hdl.board import Board
@@ -13,6 +13,9 @@ from hdl.board import Board
 PHASE_HZ = (3_125_000, 400_000_000)
 VCO_HZ = (400_000_000, 800_000_000)
 DIVIDER_MAX = 128
+#: Cycles from the lock of the PLL to the clock: more than flip-flops take to leave the reset of the
+#: configuration, which comes at no particular time.
+GATE_STAGES = 8
 #: A button counts once it has kept its level for 2**BUTTON_BITS cycles.
 BUTTON_BITS = 18
 
@@ -77,11 +80,20 @@ class Ulx3s(Elaboratable):
         return m
 
     def _clock(self, m, platform):
-        """Domain sync from the PLL, in reset until it has locked."""
+        """Domain sync from the PLL: its clock begins once the PLL has locked. It has no reset.
+
+        Flip-flops start as the bitstream configures them, which is how a reset would leave them;
+        a reset of the whole chip would be its slowest wire. The gate turns the clock on and off
+        without a glitch. Should the PLL lose its lock, the clock stops until it is back.
+        """
         spec = self._spec
         divider, feedback, output = pll_dividers(spec.oscillator_hz, spec.clock_hz)
-        clock, locked = Signal(), Signal()
+        clock, locked, runs = Signal(), Signal(), Signal()
         m.domains.sync = ClockDomain()
+        m.domains.oscillator = oscillator = ClockDomain(reset_less=True)
+        # A network of its own would come between the pin and the PLL.
+        oscillator.clk.attrs["noglobal"] = 1
+        m.d.comb += [oscillator.clk.eq(platform.request("clk25", 0).i), ResetSignal().eq(0)]
         m.submodules.pll = Instance(
             "EHXPLLL", a_FREQUENCY_PIN_CLKI=str(spec.oscillator_hz / 1e6),
             a_FREQUENCY_PIN_CLKOP=str(spec.clock_hz / 1e6), a_ICP_CURRENT="12",
@@ -91,11 +103,11 @@ class Ulx3s(Elaboratable):
             p_OUTDIVIDER_MUXC="DIVC", p_OUTDIVIDER_MUXD="DIVD", p_FEEDBK_PATH="CLKOP",
             p_CLKI_DIV=divider, p_CLKFB_DIV=feedback, p_CLKOP_ENABLE="ENABLED",
             p_CLKOP_DIV=output, p_CLKOP_CPHASE=output - 1, p_CLKOP_FPHASE=0,
-            i_CLKI=platform.request("clk25", 0).i, i_CLKFB=clock, o_CLKOP=clock, o_LOCK=locked,
+            i_CLKI=oscillator.clk, i_CLKFB=clock, o_CLKOP=clock, o_LOCK=locked,
             i_RST=0, i_STDBY=0, i_PHASESEL0=0, i_PHASESEL1=0, i_PHASEDIR=0, i_PHASESTEP=0,
             i_PHASELOADREG=0, i_PLLWAKESYNC=0, i_ENCLKOP=0)
-        m.d.comb += ClockSignal().eq(clock)
-        m.submodules.reset = ResetSynchronizer(~locked, domain="sync")
+        m.submodules.gate = Instance("DCCA", i_CLKI=clock, i_CE=runs, o_CLKO=ClockSignal())
+        m.submodules.runs = FFSynchronizer(locked, runs, o_domain="oscillator", stages=GATE_STAGES)
 
     def _button(self, m, pin):
         """The button without its bounces."""

@@ -5,12 +5,15 @@ import sys
 
 import numpy as np
 import pytest
+from amaranth import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
 from arch import boards
 from arch.boards import BoardSpec
 from arch.flash import IMAGE_OFFSET
 from compiler.tokenizer import Tokenizer
-from hdl import verilog
+from hdl import ulx3s, verilog
 from hdl.ulx3s import PHASE_HZ, VCO_HZ, pll_dividers
 from scripts import bitstream, synthesis
 from scripts.cli import main
@@ -103,6 +106,55 @@ def test_the_plan(monkeypatch):
     assert 'FREQUENCY PORT "clk25_0__io" 25000000.0 HZ;' in made.constraints
     assert made.rtl_sha256 == "0000000000000abc"
     assert "\\src" not in made.rtlil and "USRMCLK" in made.rtlil and "EHXPLLL" in made.rtlil
+    assert "DCCA" in made.rtlil
+
+
+class Blinker(wiring.Component):
+    """A counter behind the ports of `hdl.board.Board`."""
+
+    def __init__(self, **options):
+        super().__init__({
+            **{name: In(1) for name in ("uart_rx", "button", "flash_in")},
+            **{name: Out(1) for name in ("uart_tx", "led_alive", "led_running", "led_fault",
+                                         "led_line", "led_speaking", "flash_select",
+                                         "flash_clock", "flash_out")}})
+
+    def elaborate(self, platform):
+        m = Module()
+        count = Signal(26, init=5)
+        m.d.sync += count.eq(count + 1)
+        m.d.comb += [self.led_alive.eq(count[-1]), self.flash_clock.eq(count[3])]
+        return m
+
+
+@pytest.mark.slow
+def test_the_clock_is_gated_and_nothing_is_reset(monkeypatch, tmp_path):
+    """The real tools on a board without a chip: 80 MHz are asked of what runs behind the gate, the
+    gate hangs on the PLL itself, the PLL on its pin, and no flip-flop has a reset."""
+    reason = toolchain.missing(toolchain.amaranth, toolchain.boards, toolchain.yosys,
+                               toolchain.nextpnr, toolchain.ecppack)
+    if reason:
+        pytest.skip(reason)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(ulx3s, "Board", Blinker)
+    monkeypatch.setattr(verilog, "build_number", lambda config: 0)
+    made = bitstream.plan(SPEC)
+    bit, report = bitstream.build(made, 1, lambda line: None)
+    assert bit.stat().st_size > 0 and report["timing_met"] and report["fmax_mhz"]["max"] < 500
+    assert report["resources"]["DCCA"]["used"] == 1
+    netlist = json.loads((bit.parent / bitstream.NETLIST).read_text())["modules"][bitstream.TOP]
+    cells = list(netlist["cells"].values())
+    (gate,), (pll,) = ([cell for cell in cells if cell["type"] == kind]
+                       for kind in ("DCCA", "EHXPLLL"))
+    clock, pins = gate["connections"], {
+        cell["connections"]["O"][0] for cell in cells if cell["type"] == "TRELLIS_IO"
+        and cell["connections"].get("O")}
+    assert clock["CLKI"] == pll["connections"]["CLKOP"] and pll["connections"]["CLKI"][0] in pins
+    flip_flops = [cell for cell in cells if cell["type"] == "TRELLIS_FF"]
+    assert all(cell["connections"].get("LSR", ["0"]) == ["0"] for cell in flip_flops)
+    assert sum(cell["connections"]["CLK"] == clock["CLKO"] for cell in flip_flops) == 26
+    # Two of a counter that begins at 5 are set from the start.
+    assert sum(cell["parameters"]["REGSET"] == "SET" for cell in flip_flops) == 2
 
 
 def test_the_identity_is_of_design_constraints_and_tools(made):
