@@ -1,4 +1,5 @@
 """The internal bus between the host port and everything that it can read or write."""
+from amaranth import Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -25,6 +26,50 @@ class BusSignature(wiring.Signature):
         super().__init__({"space": Out(SPACE_BITS), "address": Out(ADDRESS_BITS),
                           "w_en": Out(1), "r_en": Out(1), "w_data": Out(16),
                           "r_data": In(16), "ack": In(1)})
+
+
+class BusTap(wiring.Component):
+    """Registers of the bus before one of its ends, which may be all over the chip.
+
+    The end sees requests for its own spaces alone, one cycle after the host port makes them, and
+    holds them until the next one: every tap has an enable of its own, so that none is the copy of
+    another. Answers pass through in the same cycle.
+
+    Parameters
+    ----------
+    spaces : tuple of Space
+        Of the end.
+    words : int
+        The largest of them; the host port asks for nothing beyond.
+
+    Members
+    -------
+    bus : from the host port.
+    end : to the end.
+    """
+
+    def __init__(self, *, spaces: tuple, words: int):
+        self._spaces, self._address_bits = spaces, bits_of(words)
+        super().__init__({"bus": In(BusSignature()), "end": Out(BusSignature())})
+
+    def elaborate(self, platform):
+        m = Module()
+        bus, end = self.bus, self.end
+        mine, address = Signal(), Signal(self._address_bits, reset_less=True)
+        with m.Switch(bus.space):
+            with m.Case(*map(int, self._spaces)):
+                m.d.comb += mine.eq(1)
+        m.d.sync += [end.w_en.eq(bus.w_en & mine), end.r_en.eq(bus.r_en & mine)]
+        space, word = Const(int(self._spaces[0]), SPACE_BITS), Signal(16, reset_less=True)
+        if len(self._spaces) > 1:
+            space = Signal(SPACE_BITS, reset_less=True)
+        with m.If((bus.w_en | bus.r_en) & mine):
+            m.d.sync += [address.eq(bus.address), word.eq(bus.w_data)]
+            if len(self._spaces) > 1:
+                m.d.sync += space.eq(bus.space)
+        m.d.comb += [end.space.eq(space), end.address.eq(address), end.w_data.eq(word),
+                     bus.r_data.eq(end.r_data), bus.ack.eq(end.ack)]
+        return m
 
 
 def bits_of(count: int) -> int:

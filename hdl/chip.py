@@ -6,8 +6,8 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from arch.config import Config
 from arch.hostmap import Space
 from arch.queues import QUEUES, Stream, mem_stream
-from hdl.bus import BusSignature
-from hdl.host import HostPort
+from hdl.bus import BusSignature, BusTap
+from hdl.host import HostPort, space_words
 from hdl.icu import InstructionQueue
 from hdl.kv_port import HOST_READ_LATENCY
 from hdl.mem import ConstBank, Mem
@@ -138,30 +138,40 @@ class Chip(wiring.Component):
         connect(m, flipped(self.tx), host.tx)
         connect(m, sequencer.event, host.event)
         m.d.comb += host.busy.eq(sequencer.busy)
-        ends = [sequencer.host, self._params.host, self._programs.host,
-                slices["const"].host, self._weights(m, slices["mxm"].host),
-                slices["perm"].bus, slices["mem"].host]
-        for end in ends:
-            m.d.comb += [getattr(end, name).eq(getattr(host.bus, name))
-                         for name in ("space", "address", "w_en", "r_en", "w_data")]
-        data, ack = Const(0, 16), Const(0, 1)
-        for end in ends:
-            data, ack = data | end.r_data, ack | end.ack
-        m.d.comb += [host.bus.r_data.eq(data), host.bus.ack.eq(ack)]
+        self._connect_bus(m, host.bus, {
+            "registers": (sequencer.host, Space.REGISTERS, Space.ROWS, Space.TOKENS),
+            "params": (self._params.host, Space.PARAMS),
+            "programs": (self._programs.host, Space.PROGRAM),
+            "const": (slices["const"].host, Space.CONSTANTS),
+            "weights": (self._weights(m, slices["mxm"].host), Space.WEIGHTS),
+            # PERM answers what is read from MEM and CONSTANTS.
+            "perm": (slices["perm"].bus, Space.PATTERNS, Space.CONSTANTS, Space.MEM),
+            "mem": (slices["mem"].host, Space.MEM)})
         for unit in slices.values():
             for name in ("position", "token", "vocabulary", "temperature", "seed"):
                 if hasattr(unit, name):
                     m.d.comb += getattr(unit, name).eq(getattr(sequencer, name))
         m.d.comb += sequencer.sampled.eq(slices["sample"].o_token)
 
+    def _connect_bus(self, m, bus, ends):
+        """All ends, with registers on the way to each, and one register for all answers."""
+        words, data, ack = space_words(self.config), Const(0, 16), Const(0, 1)
+        for name, (end, *spaces) in ends.items():
+            m.submodules[f"tap_{name}"] = tap = BusTap(
+                spaces=spaces, words=max(words[space] for space in spaces))
+            m.d.comb += [getattr(tap.bus, signal).eq(getattr(bus, signal))
+                         for signal in ("space", "address", "w_en", "r_en", "w_data")]
+            connect(m, tap.end, end)
+            data, ack = data | tap.bus.r_data, ack | tap.bus.ack
+        m.d.sync += [bus.r_data.eq(data), bus.ack.eq(ack)]
+
     def _weights(self, m, host):
         """The host's side of the weight memory as an end of the bus."""
         bus = BusSignature().flip().create(path=("weights",))
-        mine = bus.space == Space.WEIGHTS
-        wrote = delay(m, bus.w_en & mine, 1, "weights_wrote", reset=True)
-        read = delay(m, bus.r_en & mine, HOST_READ_LATENCY, "weights_read", reset=True)
+        wrote = delay(m, bus.w_en, 1, "weights_wrote", reset=True)
+        read = delay(m, bus.r_en, HOST_READ_LATENCY, "weights_read", reset=True)
         m.d.comb += [host.address.eq(bus.address), host.w_data.eq(bus.w_data),
-                     host.w_en.eq(bus.w_en & mine), host.r_en.eq(bus.r_en & mine),
+                     host.w_en.eq(bus.w_en), host.r_en.eq(bus.r_en),
                      bus.ack.eq(wrote | read),
                      bus.r_data.eq(host.r_data & read.replicate(len(host.r_data)))]
         return bus

@@ -30,7 +30,7 @@ class Perm(wiring.Component):
     the lanes and moves them in `PERM_PASSES` passes, lowest bits first: operations closer than
     ``timing(config).perm_gap`` fault (CONFLICT).
 
-    The table is space PATTERNS of the host bus, answered one cycle after the request. The host
+    The table is space PATTERNS of the host bus, answered two cycles after the request. The host
     reads MEM and CONSTANTS here as well: their words are on their streams by then, and the crossbar
     moves the lane to lane 0. All of that only while no operation is issued.
 
@@ -122,8 +122,8 @@ class Perm(wiring.Component):
         """The answer to the host, from the table or from lane 0."""
         bus, lane = self.bus, self.o_perm.data[0]
         found = delay(m, fetch, timing(self._config).perm, "found", reset=True)
-        m.d.sync += [bus.ack.eq(found | (bus.space == Space.PATTERNS) & (bus.w_en | bus.r_en)),
-                     bus.r_data.eq(Mux(found, lane, self._entry))]
+        done = delay(m, (bus.space == Space.PATTERNS) & (bus.w_en | bus.r_en), 1, "done", reset=True)
+        m.d.sync += [bus.ack.eq(found | done), bus.r_data.eq(Mux(found, lane, self._entry))]
 
     def _operand(self, m, busy, source):
         """Multiplex the operand into registers that move down after that, and report faults.
@@ -181,6 +181,7 @@ class Perm(wiring.Component):
             m.d.comb += [write.data[number][name].eq(value) for name, value in entry.items()]
         found = read.data[lane]
         zero_bit = PATTERN_ZERO.bit_length() - 1
-        self._entry = Mux(ours & bus.r_en, Cat(
-            found.lane, C(0, zero_bit - config.lane_bits), found.zero), 0)
+        self._entry = Signal(LANE_BITS, name="entry")
+        m.d.sync += self._entry.eq(Mux(ours & bus.r_en, Cat(
+            found.lane, C(0, zero_bit - config.lane_bits), found.zero), 0))
         return read.data

@@ -147,10 +147,12 @@ class ProgramPort(wiring.Component):
         chunk, pc, number = (host.address[:CHUNK_BITS], host.address[CHUNK_BITS:][:PROGRAM_PC_BITS],
                              host.address[CHUNK_BITS + PROGRAM_PC_BITS:][:self._id_bits])
         mine = {name: number == QUEUES[name].id for name in self._queues}
-        here = (host.space == Space.PROGRAM) & Cat(mine.values()).any()
-        # Cycle 0: the request. 1: the rewind. From 2 on: the counter walks. Two cycles behind the
-        # word's number it is out of its bank, one later collected, then the answer.
-        reads, writes, wrote = host.r_en & here, host.w_en & here, Signal()
+        ours = host.space == Space.PROGRAM
+        here = ours & Cat(mine.values()).any()
+        # Cycle 0: the request. 1: the write, or the rewind, by registers of each queue. From 2 on:
+        # the counter walks. Two cycles behind the word's number it is out of its bank, one later
+        # collected, then the answer.
+        reads, wrote = host.r_en & here, Signal()
         rewind, walking, found, collected = (Signal(name=name) for name in (
             "rewind", "walking", "found", "collected"))
         left = Signal(bits_of(BANK_WORDS), reset_less=True)
@@ -159,11 +161,12 @@ class ProgramPort(wiring.Component):
         for name in self._queues:
             port = getattr(self, name)
             joined = joined | port.word
-            m.d.comb += [port.park.eq(reads), port.rewind.eq(rewind & mine[name]),
-                         port.w_en.eq(writes & mine[name]), port.address.eq(pc),
+            m.d.comb += [port.park.eq(host.r_en & ours), port.address.eq(pc),
                          port.w_chunk.eq(chunk), port.w_data.eq(host.w_data)]
+            m.d.sync += [port.rewind.eq(host.r_en & ours & mine[name]),
+                         port.w_en.eq(host.w_en & ours & mine[name])]
         m.d.sync += [rewind.eq(reads), found.eq(walking & (left == 0)), collected.eq(found),
-                     word.eq(joined), left.eq(left - 1), wrote.eq(writes),
+                     word.eq(joined), left.eq(left - 1), wrote.eq(host.w_en & here),
                      walking.eq(rewind | walking & (left != 0)),
                      host.ack.eq(wrote | collected), host.r_data.eq(0)]
         with m.If(rewind):

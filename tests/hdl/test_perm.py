@@ -84,7 +84,7 @@ def test_by_hand():
 
 
 def test_host_reads_what_it_wrote():
-    """Every entry reads back one cycle after the request; other spaces get no answer."""
+    """Every entry reads back two cycles after the request; other spaces get no answer."""
     rng = np.random.default_rng(1)
     table = random_table(rng, TINY)
     run, start = bench(TINY, table)
@@ -98,12 +98,12 @@ def test_host_reads_what_it_wrote():
     _, faults, watched = run.run(other + 16)
     assert not faults
     for address, word in enumerate(words):
-        assert watched[start + 2 * address + 1] == {"bus.ack": 1, "bus.r_data": word}
-        assert watched[start + 2 * address + 2] == {"bus.ack": 0, "bus.r_data": 0}
-    assert all(watched[at]["bus.ack"] == (at == other + 5) for at in range(other, other + 16))
-    assert watched[other + 5]["bus.r_data"] == words[0]
+        assert watched[start + 2 * address + 2] == {"bus.ack": 1, "bus.r_data": word}
+        assert watched[start + 2 * address + 3] == {"bus.ack": 0, "bus.r_data": 0}
+    assert all(watched[at]["bus.ack"] == (at == other + 6) for at in range(other + 1, other + 16))
+    assert watched[other + 6]["bus.r_data"] == words[0]
     writes = [cycle for cycle in range(start + 1) if watched[cycle]["bus.ack"]]
-    assert writes == list(range(1, len(words) + 1))
+    assert writes == list(range(2, len(words) + 2))
 
 
 @pytest.mark.parametrize("changes", [{}, {"mem_stages": 3}, {"const_stages": 1, "perm_stages": 2}])
