@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out, connect
 from arch.config import Config
 from hdl.chip import Chip
 from hdl.console import Console
+from hdl.relay import Relay
 from hdl.uart import UartReceiver, UartTransmitter
 
 #: Bytes that may wait: the host port takes none while it accesses memory or sends a reply.
@@ -58,9 +59,13 @@ class Board(wiring.Component):
         connect(m, receiver.o, received.w_stream)
         m.submodules.console = console = self._console
         connect(m, received.r_stream, console.line_rx)
-        connect(m, console.line_tx, transmitter.i)
-        connect(m, console.chip_rx, chip.rx)
-        connect(m, chip.tx, console.chip_tx)
+        # A byte on the line lasts many cycles: there is time for registers between the parts.
+        for name, source, target in (("to_line", console.line_tx, transmitter.i),
+                                     ("to_chip", console.chip_rx, chip.rx),
+                                     ("from_chip", chip.tx, console.chip_tx)):
+            m.submodules[name] = relay = Relay(shape=8)
+            connect(m, source, relay.i)
+            connect(m, relay.o, target)
         m.d.comb += [console.button.eq(self.button), console.flash_in.eq(self.flash_in),
                      self.flash_select.eq(console.flash_select), self.led_speaking.eq(console.speaking),
                      self.flash_clock.eq(console.flash_clock), self.flash_out.eq(console.flash_out)]

@@ -41,7 +41,8 @@ def space_words(config: Config) -> dict:
 class HostPort(wiring.Component):
     """Serves one request after the other, and sends events between the replies.
 
-    A WRITE takes three cycles per word if the bus answers within two cycles; a CHECK six.
+    A WRITE takes four cycles per word if the bus answers within two cycles, one more for each
+    further one; a CHECK six.
 
     Parameters
     ----------
@@ -145,7 +146,7 @@ class HostPort(wiring.Component):
                     m.next = "HIGH"
                 unless_begun()
             with m.State("HIGH"):
-                m.d.comb += rx.ready.eq(~self._pending | self._answered)
+                m.d.comb += rx.ready.eq(~self._pending)
                 with m.If(data):
                     m.d.sync += [bus.w_data.eq(Cat(low, byte)), self._left.eq(self._left - 1)]
                     with m.If(acts & ~one):

@@ -84,7 +84,7 @@ def test_write_and_read_back():
         words = [(0x1234 + 0x777 * index) & 0xFFFF for index in range(3 * CONFIG.lanes)]
         started = wire.cycles
         await wire.write(Space.MEM, address, words)
-        assert wire.cycles - started < 2 * 2 * len(words) + 64  # about 1.5 cycles a byte
+        assert wire.cycles - started < 2 * 2 * len(words) + 64  # two cycles a byte
         assert await wire.read(Space.MEM, address, len(words)) == words
         assert await wire.read(Space.MEM, address + 3, 2) == words[3:5]
         await wire.write(Space.MEM, address + 9, [0xBEEF])
