@@ -5,7 +5,7 @@ queues restart on it, and are stopped one cycle later, before they can issue, if
 """
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, fifo, memory, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect
 
 from arch.config import Config
 from arch.faults import Fault
@@ -15,6 +15,7 @@ from arch.queues import QUEUES
 from hdl.bus import BusSignature, bits_of
 from hdl.faults import FaultRecorder
 from hdl.registers import Registers
+from hdl.relay import Relay
 from hdl.signatures import fault_bit
 
 CYCLE_BITS = 16
@@ -80,7 +81,9 @@ class Sequencer(wiring.Component):
         # Positions of a run follow each other: they are counted where the events leave.
         m.submodules.events = events = fifo.SyncFIFOBuffered(
             width=event_layout(config).size - config.position_bits, depth=config.context)
-        self._registers, self._faults = registers, faults
+        # The output of the block RAM comes late in its cycle.
+        m.submodules.leaving = leaving = Relay(shape=len(events.r_data))
+        self._registers, self._faults, self._leaving = registers, faults, leaving
 
         # The step that runs, and what is known of the next one.
         turn, running, starting = Signal(), Signal(), Signal()
@@ -125,7 +128,9 @@ class Sequencer(wiring.Component):
     def _memories(self, m, after, stores):
         """Row table and token memory: what the position ``after`` needs, two cycles later.
 
-        Between runs the host has them; it is answered three cycles after its request.
+        A token is stored one cycle after the barrier, when it is that of the step: nobody reads it
+        before the next run. Between runs the host has both; it is answered three cycles after its
+        request.
         """
         config, host = self._config, self.host
         rows = memory.Memory(shape=16 * ROW_WORDS, depth=config.param_rows, init=[])
@@ -138,7 +143,7 @@ class Sequencer(wiring.Component):
         in_rows, in_tokens = host.space == Space.ROWS, host.space == Space.TOKENS
         field_bits = bits_of(ROW_WORDS)
         row, lookup = host.address[field_bits:], host.r_en & in_tokens
-        asked, known, wrote = Signal(), Signal(), Signal()
+        asked, known, wrote, stored = Signal(), Signal(), Signal(), Signal()
         by_host_row = (host.r_en | asked) & in_rows
         row_word = Signal(data.ArrayLayout(16, ROW_WORDS), reset_less=True)
         m.d.comb += [
@@ -147,11 +152,11 @@ class Sequencer(wiring.Component):
             row_write.en.eq(Mux(host.w_en & in_rows & (row < config.param_rows),
                                 1 << host.address[:field_bits], 0)),
             token_read.addr.eq(Mux(lookup, host.address, after)),
-            token_write.addr.eq(Mux(stores, after, host.address)),
-            token_write.data.eq(Mux(stores, self.sampled, host.w_data)),
-            token_write.en.eq(Mux(stores, ~self.prompt & (after < config.context),
-                                  host.w_en & in_tokens & (host.address < config.context)))]
-        m.d.sync += row_word.eq(row_read.data)
+            token_write.addr.eq(Mux(stored, self.position, host.address)),
+            token_write.data.eq(Mux(stored, self.token, host.w_data)),
+            token_write.en.eq(stored | host.w_en & in_tokens & (host.address < config.context))]
+        m.d.sync += [stored.eq(stores & ~self.prompt & (after < config.context)),
+                     row_word.eq(row_read.data)]
         token_word = Signal(16, reset_less=True)
         m.d.sync += token_word.eq(token_read.data)
         m.d.sync += [asked.eq(host.r_en & (in_rows | in_tokens)), known.eq(asked),
@@ -181,8 +186,8 @@ class Sequencer(wiring.Component):
         with m.If(registers.run & ~self.busy):
             m.d.sync += [starting.eq(1), waiting.eq(PREFETCH), after.eq(registers.first)]
         with m.Elif(starting & ~turn & ((waiting != PREFETCH)
-                                            | (events.level == 0) & ~self.load_start
-                                            & ~self.loading)):
+                                            | (events.level == 0) & ~self.event.valid
+                                            & ~self.load_start & ~self.loading)):
             # The first of these cycles waits for the events of the last run to leave, and for the
             # delay parameters.
             m.d.sync += [waiting.eq(waiting - 1), turn.eq(waiting == 1)]
@@ -195,7 +200,8 @@ class Sequencer(wiring.Component):
 
     def _report(self, m, turn, running, ends, cycle, events):
         """Faults and the event of a step, one cycle after its last one."""
-        faults, registers = self._faults, self._registers
+        faults, registers, leaving = self._faults, self._registers, self._leaving
+        connect(m, events.r_stream, leaving.i)
         before, length_fault = Signal(CYCLE_BITS), Signal(len(QUEUES))
         sampled, token = Signal(), Signal(self._config.token_bits)
         cycles, push = Signal(CYCLE_BITS), Signal()
@@ -218,9 +224,8 @@ class Sequencer(wiring.Component):
             registers.length.eq(cycles),
             events.w_en.eq(push),
             events.w_data.eq(Cat(sampled, ended_run, failed, token, cycles)),
-            Cat(payload.flags, payload.token, payload.cycles).eq(events.r_data),
-            self.event.valid.eq(events.r_rdy),
-            events.r_en.eq(self.event.ready),
+            Cat(payload.flags, payload.token, payload.cycles).eq(leaving.o.payload),
+            self.event.valid.eq(leaving.o.valid), leaving.o.ready.eq(self.event.ready),
             faults.clear.eq(registers.clear), faults.event_cycle.eq(before)]
         for number in range(len(QUEUES)):
             m.d.comb += faults.causes[number].eq(

@@ -325,8 +325,8 @@ async def slow_host(dut):
     await bench.until(2200)
     assert bench.state.states[bench.cycle]["busy"] and not any(
         state["barrier"] for cycle, state in bench.state.states.items() if cycle > end)
-    # Once all are taken the second run begins: one step more.
-    await bench.until(2200 + CONFIG.context + steps[0].length + 20)
+    # Once all are taken, one every two cycles, the second run begins: one step more.
+    await bench.until(2200 + 2 * CONFIG.context + steps[0].length + 20)
     bench.events.data, more = bench.events.data[:CONFIG.context], bench.events.data[CONFIG.context:]
     bench.take_events(steps)
     assert len(more) == 1
