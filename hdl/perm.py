@@ -122,7 +122,8 @@ class Perm(wiring.Component):
         """The answer to the host, from the table or from lane 0."""
         bus, lane = self.bus, self.o_perm.data[0]
         found = delay(m, fetch, timing(self._config).perm, "found", reset=True)
-        done = delay(m, (bus.space == Space.PATTERNS) & (bus.w_en | bus.r_en), 1, "done", reset=True)
+        done = Signal(name="done")
+        m.d.sync += done.eq((bus.space == Space.PATTERNS) & (bus.w_en | bus.r_en))
         m.d.sync += [bus.ack.eq(found | done), bus.r_data.eq(Mux(found, lane, self._entry))]
 
     def _operand(self, m, busy, source):
