@@ -1,6 +1,7 @@
 // The C++ side of the virtual board: clock, the far end of the serial line and the flash, bit by bit.
 //
 // Built together with what Verilator makes of hdl/board.py. Plain C functions, loaded with ctypes.
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -56,9 +57,12 @@ struct Board {
     unsigned taking = 0, taking_left = 0;
     double taking_next = 0;          // cycle of the next sample of what comes
     uint64_t cycle = 0, broken = 0;
+    std::atomic<int> button{0};      // what it is pressed to, by another thread
     Flash flash;
 
     void edge() {
+        // Between two cycles: within one, part of the chip would see the button before the rest.
+        top->button = button;
         top->clk = 0;
         top->eval();
         top->clk = 1;
@@ -135,7 +139,8 @@ void board_take(Board* board, uint8_t* out) {
 
 uint64_t board_waiting(Board* board) { return board->waiting.size(); }
 
-void board_button(Board* board, int level) { board->top->button = level; }
+// From any thread.
+void board_button(Board* board, int level) { board->button = level; }
 
 // Lamps, lowest bit first: alive, running, fault, line, speaking.
 int board_lamps(Board* board) {
