@@ -62,12 +62,13 @@ class ActivationFeed(wiring.Component):
 
     Members
     -------
-    i_source : stream to take; ``i_take`` : hold it from the end of this cycle on.
+    i_coming : stream to take on the next cycle; ``i_take`` : hold what is taken on this cycle from
+        its end on.
     i_part, i_shift : for every issue, which ``rows`` lanes of the held vector and how much to
         shift; they meet the vector taken on the same cycle or before.
     o : activations, ``rows`` of them.
-    o_valid, o_defined : whether the source carries a vector, and whether its number names a
-        stream, on the cycle of ``i_source``.
+    o_valid, o_defined : whether the source of this cycle carries a vector, and whether its number
+        names a stream.
     """
 
     def __init__(self, *, config: Config, vendor: bool = False):
@@ -75,7 +76,7 @@ class ActivationFeed(wiring.Component):
         source, shift = (isa.UNITS["mxm"].field(name).bits(config) for name in ("x0", "shift"))
         super().__init__({
             "streams": In(StreamsSignature(config)),
-            "i_source": In(source), "i_take": In(1), "i_part": In((config.groups - 1).bit_length()),
+            "i_coming": In(source), "i_take": In(1), "i_part": In((config.groups - 1).bit_length()),
             "i_shift": In(shift),
             "o": Out(data.ArrayLayout(signed(config.activation_bits), config.rows)),
             "o_valid": Out(1), "o_defined": Out(1)})
@@ -84,7 +85,8 @@ class ActivationFeed(wiring.Component):
         m = Module()
         config, vendor = self._config, self._vendor
         # Cycle t: take.
-        lanes, valid, defined = operand(m, self.streams, self.i_source, "mxm", "x0", config)
+        lanes, valid, defined = operand(m, self.streams, self.i_coming, "mxm", "x0", config,
+                                        vendor=vendor)
         m.d.comb += [self.o_valid.eq(valid), self.o_defined.eq(defined)]
         held = [Signal(16, name=f"held_{lane}", reset_less=True)
                 for lane in range(config.lanes)]

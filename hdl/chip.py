@@ -119,14 +119,17 @@ class Chip(wiring.Component):
                                                                      vendor=self._vendor)
             queues[name] = queue
             connect(m, queue.issue, issues[name])
+            # The queue is one cycle ahead of its slice.
+            queue_causes, late = Signal.like(queue.fault.causes), Signal(name=f"ended_{name}")
+            m.d.sync += [queue_causes.eq(queue.fault.causes), late.eq(queue.ended)]
             m.d.comb += [getattr(queue, port).eq(getattr(sequencer, port))
                          for port in ("restart", "stop", "counts", "prompt", "position", "token")]
             m.d.comb += queue.half.eq(sequencer.row[0])
             connect(m, params.load, queue.load)
             connect(m, getattr(programs, name), queue.program)
             m.d.comb += queue.idle.eq(~sequencer.busy)
-            m.d.comb += sequencer.causes[number].eq(queue.fault.causes | faults[name].causes)
-            ended[number] = queue.ended
+            m.d.comb += sequencer.causes[number].eq(queue_causes | faults[name].causes)
+            ended[number] = late
         m.d.comb += sequencer.ended.eq(Cat(ended))
         return queues
 
@@ -183,7 +186,7 @@ class Chip(wiring.Component):
                      self.o_fault.eq(sequencer.fault),
                      self.trace_v_valid.eq(slices["vxm"].o_vxm.valid),
                      self.trace_v_data.eq(slices["vxm"].o_vxm.data.as_value())]
-        m.d.comb += [self.trace_issue[QUEUES[name].id].eq(queue.issue.valid)
+        m.d.sync += [self.trace_issue[QUEUES[name].id].eq(queue.issue.valid)
                      for name, queue in self._queues.items()]
         m.d.comb += [getattr(self, f"trace_w{bank}_{name}").eq(
                          getattr(slices["mem"], f"w{bank}_{name}"))

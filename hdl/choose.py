@@ -11,7 +11,10 @@ from amaranth.lib.wiring import In, Out
 from arch.config import Config
 from arch.isa import UNITS, sources_of
 from arch.queues import STREAM_BITS, Stream
-from hdl.cells import Outline, multiplex_four, multiplex_pair
+from hdl.cells import Outline, copies, multiplex_four, multiplex_pair
+
+#: Lanes that share the registers which select their operand.
+GROUP = 4
 
 
 def choose(values, index, m=None, vendor: bool = False) -> Value:
@@ -146,15 +149,18 @@ def _chooser(m, values, index, vendor: bool) -> Value:
     return cell.o
 
 
-def operand(m, streams, source, unit: str, name: str, config: Config, width: int = 16,
+def operand(m, streams, coming, unit: str, name: str, config: Config, width: int = 16,
             vendor: bool = False, beside=None):
     """Multiplex an operand over the streams that it has wires from.
+
+    What selects is decoded on the cycle before, and every `GROUP` lanes have registers of their own
+    for it.
 
     Parameters
     ----------
     streams : interface of `hdl.signatures.StreamsSignature`
-    source : Value
-        The `Stream` number in the instruction.
+    coming : Value
+        The `Stream` number in the instruction, on the cycle before the operand is taken.
     unit, name : str
         Format and operand field.
     width : int
@@ -177,38 +183,42 @@ def operand(m, streams, source, unit: str, name: str, config: Config, width: int
     named = [*sources, *beside]
     bits = next(bits for bits in range(STREAM_BITS + 1)
                 if len({stream % (1 << bits) for stream in named}) == len(named))
-    places, select = {stream % (1 << bits): stream for stream in named}, source[:bits]
+    places, select = {stream % (1 << bits): stream for stream in named}, coming[:bits]
     *four, last = named
     if len({stream % 4 for stream in four}) == len(four) == 4:
         # The fifth of five comes in behind a multiplexer of four, for one LUT.
-        bits, select = 3, Cat(source[:2], source == last)
+        bits, select = 3, Cat(coming[:2], coming == last)
         places = {stream % 4: stream for stream in four} | {4 + last % 4: last}
 
-    def pick(value_of, others):
+    wide = [stream for stream in sources if stream in field.wide]
+    decoded = copies(m, Cat(select, (coming == stream for stream in wide)),
+                     -(-config.lanes // GROUP), f"{name}_select", vendor)
+
+    def pick(value_of, others, index=0):
         return choose([value_of(stream, getattr(streams, stream.name.lower()))
                        if stream in sources else others.get(stream)
-                       for stream in map(places.get, range(1 << bits))], select, m, vendor)
+                       for stream in map(places.get, range(1 << bits))],
+                      decoded[index // GROUP][:len(select)], m, vendor)
 
-    wide = [stream for stream in sources if stream in field.wide]
     lanes = [Signal(signed(width), name=f"{name}_{lane}") for lane in range(config.lanes)]
     valid, known = Signal(name=f"{name}_valid"), Signal(name=f"{name}_known")
     low = 16 if wide else width
     for index, lane in enumerate(lanes):
         narrow = pick(lambda stream, side: side.data[index][:low],
-                      {stream: values[index] for stream, values in beside.items()})
+                      {stream: values[index] for stream, values in beside.items()}, index)
         if wide:
             # Above bit 15: of a wide stream its own bits, of the others the sign.
             above = Signal(width - 16, name=f"{name}_above_{index}")
             m.d.comb += above.eq(narrow[15].replicate(width - 16))
-            with m.Switch(source):
-                for stream in wide:
-                    with m.Case(int(stream)):
-                        side = getattr(streams, stream.name.lower())
-                        m.d.comb += above.eq(side.data[index][16:width])
+            for stream, chosen in zip(wide, decoded[index // GROUP][len(select):]):
+                with m.If(chosen):
+                    side = getattr(streams, stream.name.lower())
+                    m.d.comb += above.eq(side.data[index][16:width])
             narrow = Cat(narrow, above)
         m.d.comb += lane.eq(narrow)
     m.d.comb += valid.eq(pick(lambda stream, side: side.valid, {}))
-    with m.Switch(source):
+    m.d.sync += known.eq(0)
+    with m.Switch(coming):
         with m.Case(*map(int, sources)):
-            m.d.comb += known.eq(1)
+            m.d.sync += known.eq(1)
     return lanes, valid, known

@@ -27,6 +27,9 @@ assert FIRST_ISSUE == LOOP_WAIT_MIN == 4, "the check of a short wait below looks
 class InstructionQueue(wiring.Component):
     """One in-order instruction queue with its program and the delay parameters of two rows.
 
+    All its cycles are one ahead of those of the step that it is part of: what it issues on cycle t
+    of its own is issued on cycle t of the step (`hdl.signatures.IssueSignature`).
+
     Word 0 is read on cycle 0 of a step, in P on cycle 1, at hand on cycle 3 and can issue on
     cycle 4. Words behind each other follow at one per cycle. A LOOP that is at hand of P on cycle t
     has its next instruction at hand of the last stage on cycle t + 5, whether it jumps or not.
@@ -48,10 +51,10 @@ class InstructionQueue(wiring.Component):
     -------
     restart : the next cycle is cycle 0 of a step. Whatever was under way is forgotten.
     stop : nothing issues from the next cycle on, until ``restart``.
-    half, counts, prompt, position, token : of the step, from its cycle 0 on. ``half`` says where
-        the delay parameters of the row are.
+    half, counts, prompt, position, token : of the step, from cycle 1 on. ``half`` says where the
+        delay parameters of the row are.
     load : delay parameters.
-    issue : the operation issued on this cycle.
+    issue : the operation of this cycle.
     ended : END has been executed, on this cycle or before.
     fault : ENCODING and UNDERRUN.
     idle : no step runs: fetching goes on, to the end of the memory and for the host.

@@ -7,9 +7,9 @@ from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS, sources_of
 from hdl.cells import BYTE_BITS, WORD_BITS, bank_parts, copies
-from hdl.choose import choose
+from hdl.choose import GROUP, choose
 from hdl.mxm_tile import WeightPortSignature
-from hdl.signatures import FaultSignature, IssueSignature, StreamsSignature, fault_bit
+from hdl.signatures import FaultSignature, IssueSignature, StreamsSignature, fault_bit, issued
 
 #: Cycles from ``r_en`` of the host to ``r_data``.
 HOST_READ_LATENCY = 9
@@ -106,17 +106,21 @@ class KvPort(wiring.Component):
 
     def _decode(self, m):
         """Cycle t: take the vector; faults of the issue. Returns whether it writes, whether it
-        reads."""
-        config, issue, host = self._config, self.issue, self.host
+        reads. From where is decoded on the cycle before."""
+        config, coming, host = self._config, self.issue, self.host
+        self._now = issue = issued(m, coming)
         sources = sources_of(UNITS["kv"].field("x"), config)
         sides = [getattr(self.streams, stream.name.lower()) for stream in sources]
-        place, valid, known = Signal(range(len(sides) + 1)), Signal(), Signal()
-        with m.Switch(issue.x):
-            for number, (stream, side) in enumerate(zip(sources, sides)):
+        place, found, known = Signal(range(len(sides) + 1)), Signal(), Signal()
+        with m.Switch(coming.x):
+            for number, stream in enumerate(sources):
                 with m.Case(int(stream)):
-                    m.d.comb += [place.eq(number), known.eq(1), valid.eq(side.valid)]
-        with m.If(~issue.valid):
+                    m.d.comb += [place.eq(number), found.eq(1)]
+        with m.If(~coming.valid):
             m.d.comb += place.eq(len(sides))
+        m.d.sync += known.eq(found)
+        places = copies(m, place, -(-config.lanes // GROUP), "place", self._vendor)
+        valid = choose([*(side.valid for side in sides), Const(0, 1)], places[0], m, self._vendor)
         self._taken = []
         for lane in range(config.lanes):
             # The word of the host is on every pair of lanes.
@@ -124,7 +128,7 @@ class KvPort(wiring.Component):
             values = [side.data[lane][:16] for side in sides]
             values.append(Cat(byte, byte[7].replicate(8)))
             taken = Signal(16, name=f"taken_{lane}", reset_less=True)
-            m.d.sync += taken.eq(choose(values, place, m, self._vendor))
+            m.d.sync += taken.eq(choose(values, places[lane // GROUP], m, self._vendor))
             self._taken.append(taken)
         writes = (issue.op == _WRITE_K) | (issue.op == _WRITE_V)
         reads = issue.op == _READ_OUT
@@ -145,7 +149,7 @@ class KvPort(wiring.Component):
         A write covers one row of all columns if ``v``, else all rows, or those of ``pair``
         if ``host``, of ``column``. A read concerns ``column``; its vector is complete if ``emit``.
         """
-        config, issue, host = self._config, self.issue, self.host
+        config, issue, host = self._config, self._now, self.host
         pair_bits, column_bits = ((size - 1).bit_length() for size in (config.pairs,
                                                                        config.columns))
         layout = data.StructLayout({

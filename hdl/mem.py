@@ -81,9 +81,9 @@ class MemBank(wiring.Component):
     issue_read, issue_write : operations of the two queues.
     lanes, scalar, scalar_en, taken : what to write, from `hdl.store.StoreBus`.
     o : stream M<bank>.
-    fault_read : ADDRESS; PARITY on the cycle of the stream, also of what the host reads.
+    fault_read : ADDRESS; PARITY on the cycle behind the stream, also of what the host reads.
     fault_write : ADDRESS.
-    host : as of `Mem`, for this bank; ``w_en`` comes a cycle behind what is written.
+    host : as of `Mem`, for this bank; ``w_en`` comes two cycles behind what is written.
     w_valid, w_address, w_halves, w_data : what a queue writes on this cycle, for simulation.
 
     Attributes
@@ -123,46 +123,56 @@ class MemBank(wiring.Component):
         return m
 
     def _read(self, m, access):
-        """Cycle t: read. Cycle t + 1, or ``mem_stages`` later: the stream, and its parity."""
-        config, issue = self.config, self.issue_read
-        in_range, valid = issue.address < config.mem_depth, Signal()
+        """Cycle t: read, at an address decoded before. Cycle t + 1, or ``mem_stages`` later: the
+        stream; one cycle on its parity by bytes, then what is wrong."""
+        config, coming = self.config, self.issue_read
+        in_range, valid, beyond = coming.address < config.mem_depth, Signal(), Signal()
         data, checked = self._data, self._checks
-        address = Mux(issue.valid, issue.address, access.word)
-        m.d.comb += [data.r_address.eq(address), checked.r_address.eq(address),
-                     valid.eq(issue.valid & in_range)]
+        address = Signal(config.mem_address_bits, reset_less=True)
+        m.d.sync += [address.eq(Mux(coming.valid, coming.address, access.word)),
+                     valid.eq(coming.valid & in_range), beyond.eq(coming.valid & ~in_range)]
+        m.d.comb += [data.r_address.eq(address), checked.r_address.eq(address)]
         late, late_checks = (delay(m, memory.r_data, config.mem_stages, name)
                              for memory, name in ((data, "word"), (checked, "checks")))
         # What the host reads is checked as well.
-        seen = delay(m, valid | access.r_en, 1 + config.mem_stages, "seen", reset=True)
+        by_host = delay(m, access.r_en, 1, "by_host", reset=True)
+        seen = delay(m, valid | by_host, 2 + config.mem_stages, "seen", reset=True)
         o_valid = delay(m, valid, 1 + config.mem_stages, "valid", reset=True)
-        odd = Cat(late[8 * byte:][:8].xor() ^ late_checks[byte] for byte in range(2 * config.lanes))
+        odd = delay(m, Cat(late[8 * byte:][:8].xor() ^ late_checks[byte]
+                           for byte in range(2 * config.lanes)), 1, "odd")
         causes = self.fault_read.causes
         m.d.comb += [self.o.valid.eq(o_valid), self.o.data.as_value().eq(late)]
-        m.d.sync += [causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & ~in_range),
+        m.d.sync += [causes[fault_bit(Fault.ADDRESS)].eq(beyond),
                      causes[fault_bit(Fault.PARITY)].eq(seen & odd.any())]
 
     def _write(self, m, access):
-        """Cycle t: take the operand and write.
+        """Cycle t: take the operand and write, where it has been decoded to.
 
         Host and queue never write in the same cycle, or read while the host writes.
         """
-        config, issue, causes = self.config, self.issue_write, self.fault_write.causes
+        config, coming, causes = self.config, self.issue_write, self.fault_write.causes
         half = config.lanes // 2
         words = [lane if shares_wires(Stream.RED, self._bank)
                  else Mux(self.scalar_en, self.scalar, lane) for lane in self.lanes]
-        in_range = issue.address < config.mem_depth
+        in_range = coming.address < config.mem_depth
+        valid, beyond, by_queue = Signal(), Signal(), Signal()
+        address, chosen = (Signal(bits, reset_less=True) for bits in (config.mem_address_bits, 2))
+        m.d.sync += [
+            by_queue.eq(coming.valid), valid.eq(coming.valid & in_range),
+            beyond.eq(coming.valid & ~in_range), chosen.eq(coming.halves),
+            address.eq(Mux(coming.valid, coming.address, access.word)),
+            causes[fault_bit(Fault.ADDRESS)].eq(beyond)]
         m.d.comb += [
-            self.w_valid.eq(issue.valid & self.taken & in_range),
-            self.w_address.eq(issue.address), self.w_halves.eq(issue.halves),
+            self.w_valid.eq(valid & self.taken),
+            self.w_address.eq(address), self.w_halves.eq(chosen),
             self.w_data.eq(Cat(word[:LANE_BITS] for word in words))]
         # Halves as the queue chooses them, lanes as the host does. The parity of a half is written
         # whole: the host leaves that of the other lanes as it is, which it has read by then.
-        halves = [bit & self.w_valid for bit in issue.halves]
+        halves = [bit & self.w_valid for bit in chosen]
         by_host = [access.w_en & (access.lane == lane) for lane in range(config.lanes)]
         old = self._checks.r_data
-        checks = [Mux(issue.valid | by_host[lane], word[LANE_BITS:], old[2 * lane:2 * lane + 2])
+        checks = [Mux(by_queue | by_host[lane], word[LANE_BITS:], old[2 * lane:2 * lane + 2])
                   for lane, word in enumerate(words)]
-        address = Mux(issue.valid, issue.address, access.word)
         m.d.comb += [
             self._data.w_address.eq(address), self._data.w_data.eq(self.w_data),
             self._data.w_en.eq(Cat(halves[lane // half] | by_host[lane]
@@ -170,7 +180,6 @@ class MemBank(wiring.Component):
             self._checks.w_address.eq(address), self._checks.w_data.eq(Cat(checks)),
             self._checks.w_en.eq(Cat(halves[number] | Cat(by_host[number * half:][:half]).any()
                                      for number in (0, 1)))]
-        m.d.sync += causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & ~in_range)
 
 
 class Mem(wiring.Component):
@@ -191,10 +200,10 @@ class Mem(wiring.Component):
     issue_r<bank>, issue_w<bank> : operations of the queues.
     streams : operands.
     o_<bank> : stream M<bank>.
-    fault_r<bank> : ADDRESS; PARITY on the cycle of the stream, also of what the host reads.
+    fault_r<bank> : ADDRESS; PARITY on the cycle behind the stream, also of what the host reads.
     fault_w<bank> : OPERAND, CONFLICT (see `hdl.store.StoreBus`), ADDRESS and ENCODING.
     host : MEM, while no step runs: writes. A word that it reads is on ``o_<bank>``, not valid, from
-        the cycle of the stream on; `hdl.perm` answers.
+        the cycle behind that of the stream on; `hdl.perm` answers.
     w<bank>_valid, ... : what a queue writes on this cycle, for simulation.
 
     Attributes
@@ -220,8 +229,8 @@ class Mem(wiring.Component):
         m = Module()
         m.submodules.bus = bus = self._bus
         connect(m, flipped(self.streams), bus.streams)
-        # The host holds what it writes, and where to.
-        host_en = delay(m, self.host.w_en, 1, "host_en", reset=True)
+        # The host holds what it writes, and where to; the parity there is read first.
+        host_en = delay(m, self.host.w_en, 2, "host_en", reset=True)
         m.d.comb += [bus.host_en.eq(host_en), bus.host_data.eq(self.host.w_data)]
         ack = Const(0, 1)
         for number, bank in enumerate(self.banks):
@@ -264,7 +273,7 @@ class ConstBank(wiring.Component):
     o : stream CONST.
     fault : ADDRESS; PARITY on the cycle of the stream, also of what the host reads.
     host : CONSTANTS, while no step runs: writes. A word that it reads is on ``o``, not valid, from
-        the cycle of the stream on; `hdl.perm` answers.
+        the cycle behind that of the stream on; `hdl.perm` answers.
 
     Attributes
     ----------
@@ -291,19 +300,22 @@ class ConstBank(wiring.Component):
         access = HostLane(host, Space.CONSTANTS, config.const_depth, config.lanes)
 
         # Cycle t: address. Cycle t + 1: block output. Cycle t + 2: output register, the stream.
-        in_range, valid = issue.address < config.const_depth, Signal()
+        in_range, valid, beyond = issue.address < config.const_depth, Signal(), Signal()
         word = Signal(len(read.data), reset_less=True)
-        m.d.comb += [read.addr.eq(Mux(issue.valid, issue.address, access.word)),
-                     valid.eq(issue.valid & in_range)]
+        address = Signal(config.const_address_bits, reset_less=True)
+        m.d.sync += [address.eq(Mux(issue.valid, issue.address, access.word)),
+                     valid.eq(issue.valid & in_range), beyond.eq(issue.valid & ~in_range)]
+        m.d.comb += read.addr.eq(address)
         m.d.sync += word.eq(read.data)
         late = delay(m, word, 1 + config.const_stages, "word")
         o_valid = delay(m, valid, 2 + config.const_stages, "valid", reset=True)
         # What the host reads is checked as well.
-        seen = delay(m, valid | access.r_en, 2 + config.const_stages, "seen", reset=True)
+        by_host = delay(m, access.r_en, 1, "by_host", reset=True)
+        seen = delay(m, valid | by_host, 2 + config.const_stages, "seen", reset=True)
         lanes = lanes_of(late, config.lanes)
         m.d.comb += [self.o.valid.eq(o_valid), self.o.data.as_value().eq(Cat(lanes))]
         m.d.sync += [
-            self.fault.causes[fault_bit(Fault.ADDRESS)].eq(issue.valid & ~in_range),
+            self.fault.causes[fault_bit(Fault.ADDRESS)].eq(beyond),
             self.fault.causes[fault_bit(Fault.PARITY)].eq(seen & damaged(late, config.lanes))]
 
         m.d.comb += [

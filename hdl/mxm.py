@@ -17,7 +17,7 @@ from hdl.kv_port import KvPort, WeightHostSignature
 from hdl.mxm_tile import MxmTile
 from hdl.pipeline import delay
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
-                            fault_bit)
+                            fault_bit, issued)
 
 _MATMUL, _DRAIN = UNITS["mxm"].op("MATMUL").code, UNITS["drain"].op("DRAIN").code
 FEEDS = 2
@@ -78,11 +78,12 @@ class Mxm(wiring.Component):
         return m
 
     def _decode(self, m):
-        """Cycle t: what the issued step means, and its ADDRESS fault."""
+        """What the step that comes means, and its ADDRESS fault. Returns it for cycle t."""
         config, issue = self._config, self.issue_mxm
+        self._issued = issued(m, issue)
         step = Signal(data.StructLayout({
             "known": 1, "go": 1, "take": 1, "start": 1, "index": config.accumulator_bits,
-            "part": (config.groups - 1).bit_length()}), name="step")
+            "part": (config.groups - 1).bit_length(), "beyond": 1}), name="coming")
         k_inner, hold = issue.order == Order.K_INNER, issue.order == Order.HOLD
         wraps, k_first = step.part == 0, Mux(k_inner, issue.j_first, issue.i_first)
         in_range = issue.address < config.weight_depth
@@ -93,17 +94,19 @@ class Mxm(wiring.Component):
             step.take.eq(issue.valid & (hold | issue.j_first & (k_inner | issue.i_first)
                                         | wraps & (k_inner | issue.j_first))),
             step.start.eq(issue.start & k_first),
-            step.index.eq(issue.accumulator + Mux(k_inner, issue.i, issue.j))]
-        m.d.sync += self.fault_mxm.causes[fault_bit(Fault.ADDRESS)].eq(
-            issue.valid & step.known & ~in_range)
-        return step
+            step.index.eq(issue.accumulator + Mux(k_inner, issue.i, issue.j)),
+            step.beyond.eq(issue.valid & step.known & ~in_range)]
+        now = Signal.like(step, name="step")
+        m.d.sync += [now.eq(step),
+                     self.fault_mxm.causes[fault_bit(Fault.ADDRESS)].eq(now.beyond)]
+        return now
 
     def _address_taps(self, m, step):
         """What row pair 0 of the first tiles reads on the next cycle, on this and on those before.
         """
         config = self._config
         bits = config.weight_address_bits
-        addresses, used = [self.issue_mxm.address[:bits]], [step.go]
+        addresses, used = [self._issued.address[:bits]], [step.go]
         for tap in range(1, config.pairs + len(self._tiles) // FEEDS):
             address = Signal(bits, name=f"address_{tap}", reset_less=True)
             valid = Signal(name=f"used_{tap}")
@@ -114,12 +117,13 @@ class Mxm(wiring.Component):
 
     def _feeds(self, m, step):
         """Activations of both halves by row, skewed: row pair p on cycle t + 3 + p."""
-        config, issue, causes = self._config, self.issue_mxm, self.fault_mxm.causes
+        config, issue, causes = self._config, self._issued, self.fault_mxm.causes
         feeds = [ActivationFeed(config=config, vendor=self._vendor) for _ in range(FEEDS)]
-        for number, (feed, source) in enumerate(zip(feeds, (issue.x0, issue.x1))):
+        for number, (feed, source) in enumerate(zip(
+                feeds, (self.issue_mxm.x0, self.issue_mxm.x1))):
             m.submodules[f"feed_{number}"] = feed
             connect(m, flipped(self.streams), feed.streams)
-            m.d.comb += [feed.i_source.eq(source), feed.i_take.eq(step.take),
+            m.d.comb += [feed.i_coming.eq(source), feed.i_take.eq(step.take),
                          feed.i_part.eq(step.part), feed.i_shift.eq(issue.shift)]
         missing = Cat(feed.o_defined & ~feed.o_valid for feed in feeds).any()
         unknown = ~step.known | ~Cat(feed.o_defined for feed in feeds).all()
@@ -157,10 +161,13 @@ class Mxm(wiring.Component):
         latency = 4 + config.pairs + config.mxm_stages
         valid = delay(m, step.go, latency, "add_valid", reset=True)
         control = delay(m, control, latency, "add")
-        # Cycle d: index and faults of a drain.
-        known, index = issue.op == _DRAIN, Signal(config.accumulator_bits)
-        m.d.comb += index.eq(issue.accumulator + issue.j)
-        m.d.sync += causes[fault_bit(Fault.ENCODING)].eq(issue.valid & ~known)
+        # Cycle d: index and faults of a drain, decoded a cycle before.
+        index = Signal(config.accumulator_bits, reset_less=True)
+        drains, unknown = Signal(), Signal()
+        m.d.sync += [index.eq(issue.accumulator + issue.j),
+                     drains.eq(issue.valid & (issue.op == _DRAIN)),
+                     unknown.eq(issue.valid & (issue.op != _DRAIN)),
+                     causes[fault_bit(Fault.ENCODING)].eq(unknown)]
         drained = []
         for place in range(per_half):
             if place > 0:
@@ -177,7 +184,7 @@ class Mxm(wiring.Component):
         data_drained = Cat(value for _, value in sorted(drained, key=lambda item: item[0]))
         stages = config.drain_stages
         return (delay(m, data_drained, stages, "drain"),
-                delay(m, issue.valid & known, stages + 1, "drain_valid", reset=True))
+                delay(m, drains, stages + 1, "drain_valid", reset=True))
 
     def _kv(self, m, addresses, used):
         """The second port of the banks."""

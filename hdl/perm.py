@@ -13,7 +13,7 @@ from hdl.bus import BusSignature, bits_of
 from hdl.choose import choose, operand
 from hdl.pipeline import delay
 from hdl.signatures import (LANE_BITS, FaultSignature, IssueSignature, StreamSignature,
-                            StreamsSignature, fault_bit, stream_width)
+                            StreamsSignature, fault_bit, issued, stream_width)
 
 _OP = {op.name: op.code for op in UNITS["perm"].ops}
 _PASS_BITS = LANE_BITS // PERM_PASSES
@@ -72,14 +72,16 @@ class Perm(wiring.Component):
         before, after = int(stages >= 1) + int(stages >= 3), int(stages >= 2)
 
         # Cycle 0: operands, pattern and index.
-        valid = [self.issue.valid]
+        self._now = now = issued(m, self.issue)
+        valid = [now.valid]
         for cycle in range(timing(config).perm):
             valid.append(delay(m, valid[-1], 1, f"valid_{cycle}", reset=True))
         m.d.comb += self.o_perm.valid.eq(valid[-1])
         busy = Cat(valid[1:timing(config).perm_gap]).any()
-        fetch, stream, lane = self._fetch(m)
+        coming, stream, lane = self._fetch(m)
+        fetch = delay(m, coming, 1, "fetch", reset=True)
         x = self._operand(m, busy, Mux(self.issue.valid, self.issue.x,
-                                       Mux(fetch, stream, int(_HELD))))
+                                       Mux(coming, stream, int(_HELD))))
         row = self._table(m)
         self._answer(m, fetch)
         index = self._index(m)
@@ -90,7 +92,7 @@ class Perm(wiring.Component):
         for number in range(config.lanes):
             source = Signal(config.lane_bits, name=f"source_{number}", reset_less=True)
             zero = Signal(name=f"zero_{number}", reset_less=True)
-            with m.If(self.issue.valid):
+            with m.If(now.valid):
                 m.d.sync += [source.eq(row[number].lane ^ index), zero.eq(row[number].zero)]
             if number == 0:
                 with m.Elif(fetch):
@@ -109,13 +111,13 @@ class Perm(wiring.Component):
         return m
 
     def _fetch(self, m):
-        """When a word that the host reads is on its stream, which that is, and the lane."""
+        """The cycle before a word that the host reads is on its stream, which that is, the lane."""
         config, bus, times = self._config, self.bus, timing(self._config)
         lane, rest = bus.address[:config.lane_bits], bus.address[config.lane_bits:]
         bank = rest[bits_of(power_of_two(config.mem_depth)):][:bits_of(config.mem_banks)]
         of_mem = bus.space == Space.MEM
         fetch = delay(m, bus.r_en & (of_mem | (bus.space == Space.CONSTANTS)),
-                      max(times.mem_read, times.const_read), "fetch", reset=True)
+                      max(times.mem_read, times.const_read), "asked", reset=True)
         return fetch, Mux(of_mem, bank + int(Stream.M0), int(Stream.CONST)), lane
 
     def _answer(self, m, fetch):
@@ -126,16 +128,16 @@ class Perm(wiring.Component):
         m.d.sync += done.eq((bus.space == Space.PATTERNS) & (bus.w_en | bus.r_en))
         m.d.sync += [bus.ack.eq(found | done), bus.r_data.eq(Mux(found, lane, self._entry))]
 
-    def _operand(self, m, busy, source):
+    def _operand(self, m, busy, coming):
         """Multiplex the operand into registers that move down after that, and report faults.
 
         The registers are one more input of the multiplexer, at a stream that it lacks.
         """
-        issue, causes = self.issue, self.fault.causes
+        issue, causes = self._now, self.fault.causes
         held = [Signal(signed(LANE_BITS), name=f"x_{number}", reset_less=True)
                 for number in range(self._config.lanes)]
         x, valid, known = operand(
-            m, self.streams, source, "perm", "x", self._config, vendor=self._vendor,
+            m, self.streams, coming, "perm", "x", self._config, vendor=self._vendor,
             beside={_HELD: [lane[_PASS_BITS:].as_signed() for lane in held]})
         m.d.sync += [to.eq(lane) for to, lane in zip(held, x)]
         faults = {
@@ -151,9 +153,10 @@ class Perm(wiring.Component):
         return held
 
     def _index(self, m):
-        """The run-time value exclusive-ored into the lane numbers."""
+        """The run-time value exclusive-ored into the lane numbers, decoded a cycle before."""
         lanes, issue = self._config.lane_bits, self.issue
-        value, index = Signal(lanes), Signal(lanes)
+        value, index = Signal(lanes), Signal(lanes, reset_less=True)
+        m.d.sync += index.eq(0)
         with m.Switch(issue.index):
             with m.Case(int(Index.POSITION)):
                 m.d.comb += value.eq(self.position)
@@ -162,7 +165,7 @@ class Perm(wiring.Component):
         with m.Switch(issue.index_shift):
             for shift in range(lanes):
                 with m.Case(shift):
-                    m.d.comb += index.eq(value << shift)
+                    m.d.sync += index.eq(value << shift)
         return index
 
     def _table(self, m):
@@ -177,7 +180,7 @@ class Perm(wiring.Component):
         entry = {"lane": bus.w_data[:config.lane_bits],
                  "zero": (bus.w_data & PATTERN_ZERO).any()}
         m.d.comb += [write.addr.eq(pattern), write.en.eq((ours & bus.w_en) << lane),
-                     read.addr.eq(Mux(self.issue.valid, self.issue.pattern, pattern))]
+                     read.addr.eq(Mux(self._now.valid, self._now.pattern, pattern))]
         for number in range(config.lanes):
             m.d.comb += [write.data[number][name].eq(value) for name, value in entry.items()]
         found = read.data[lane]

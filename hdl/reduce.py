@@ -13,7 +13,7 @@ from hdl.logic_cells import add
 from hdl.pipeline import clearable, delay, limit, shift_coarse, shift_fine
 from hdl.reciprocal import Reciprocal
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
-                            fault_bit, stream_width)
+                            fault_bit, issued, stream_width)
 
 _OP = {op.name: op.code for op in UNITS["red"].ops}
 #: Levels of the adder tree in front of its register.
@@ -73,7 +73,7 @@ class Red(wiring.Component):
         m = Module()
         stages = self._config.reduce_stages
         within, before, after = int(stages >= 1), int(stages >= 2), int(stages >= 3)
-        issue = self.issue
+        self._now = issue = issued(m, self.issue)
 
         # Cycle 0: operands.
         x = [delay(m, lane, 1 + before, f"x_{number}")
@@ -111,8 +111,9 @@ class Red(wiring.Component):
 
     def _operand(self, m):
         """Multiplex the operand and report faults."""
-        issue, known = self.issue, Signal()
-        x, valid, source = operand(m, self.streams, issue.x, "red", "x", self._config, 32)
+        issue, known = self._now, Signal()
+        x, valid, source = operand(m, self.streams, self.issue.x, "red", "x", self._config, 32,
+                                   vendor=self._vendor)
         with m.Switch(issue.op):
             with m.Case(*_OP.values()):
                 m.d.comb += known.eq(1)
@@ -128,7 +129,7 @@ class Red(wiring.Component):
         MAX compares by the difference where a sum is made of registers: the adders of the first
         level take the second operand inverted, those behind a register get it so.
         """
-        is_max = delay(m, self.issue.op == _OP["MAX"], cycle, "is_max")
+        is_max = delay(m, self._now.op == _OP["MAX"], cycle, "is_max")
         nodes = []
         for a, b in zip(x[::2], x[1::2]):
             total = add(m, 33, lambda a, b, c, d: (a, (b ^ c) & d), a=a, b=b, c=is_max, d=C(1, 1),
@@ -160,8 +161,8 @@ class Red(wiring.Component):
         """Cycle 3: the accumulators (cycle 4)."""
         total = Signal(signed(numerics.SUM_BITS), reset_less=True)
         largest = Signal(signed(16), reset_less=True)
-        first = delay(m, self.issue.j_first, cycle, "first")
-        valid = delay(m, self.issue.valid, cycle, "valid", reset=True)
+        first = delay(m, self._now.j_first, cycle, "first")
+        valid = delay(m, self._now.valid, cycle, "valid", reset=True)
         more = add(m, len(total), lambda a, b, c, d: (a, b & c), a=node, b=total, c=~first,
                    vendor=self._vendor)
         with m.If(valid):

@@ -12,7 +12,8 @@ from hdl.choose import operand
 from hdl.dsp import Multiplier
 from hdl.gumbel import REST_BITS, SLOPE_BITS, GumbelTable
 from hdl.pipeline import delay
-from hdl.signatures import (FaultSignature, IssueSignature, StreamsSignature, fault_bit)
+from hdl.signatures import (FaultSignature, IssueSignature, StreamsSignature, fault_bit,
+                            issued)
 from hdl.threefry import Threefry
 
 _OP = {op.name: op.code for op in UNITS["sample"].ops}
@@ -66,6 +67,7 @@ class Sampler(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        self._now = issued(m, self.issue)
         words = self._generate(m)
         logits, first, last = self._take(m)
         pair, logits, first, last, active = self._pair(m, logits, first, last)
@@ -85,7 +87,7 @@ class Sampler(wiring.Component):
 
     def _generate(self, m):
         """Cycles 0 to 15 of a pair: two random words. A vector's pairs follow each other."""
-        issue, pair_bits = self.issue, (self._pairs - 1).bit_length()
+        issue, pair_bits = self._now, (self._pairs - 1).bit_length()
         m.submodules.threefry = threefry = Threefry()
         vector = Signal(self._config.count_bits, reset_less=True)
         pair = Signal(pair_bits, reset_less=True)
@@ -98,7 +100,7 @@ class Sampler(wiring.Component):
 
     def _take(self, m):
         """Cycle ``sample_skew``: the logits, and all faults."""
-        issue, times = self.issue, timing(self._config)
+        issue, times = self._now, timing(self._config)
         skew, gap = times.sample_skew, times.sample_gap
         wait = Signal(range(max(gap, 2)))
         with m.If(issue.valid):
@@ -107,7 +109,7 @@ class Sampler(wiring.Component):
             m.d.sync += wait.eq(wait - 1)
 
         self._valid = delay(m, issue.valid, skew, "issue_valid", reset=True)
-        source = delay(m, issue.x, skew, "source")
+        source = delay(m, self.issue.x, skew, "source")
         logits, valid, known = operand(m, self.streams, source, "sample", "x", self._config)
         # Names no stream: told on the cycle of the issue.
         unknown = Signal()

@@ -1,7 +1,8 @@
 """Token loop and barrier: positions, step lengths, tokens, stop conditions, faults, registers.
 
 A step of length L is on cycles 0 to L - 1. Its last cycle is the barrier of the next one: all
-queues restart on it, and are stopped one cycle later, before they can issue, if the run ends there.
+queues restart the cycle before, for they are one cycle ahead of what they rule, and are stopped one
+cycle later, before they can issue, if the run ends there.
 """
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, fifo, memory, stream, wiring
@@ -47,7 +48,7 @@ class Sequencer(wiring.Component):
     ended : by queue id; high for queues that do not exist.
     causes : by queue id; faults as in `hdl.signatures.FaultSignature`.
     sampled : token of the sampler, on the last cycle of a generate step.
-    restart, stop : for the queues.
+    restart, stop : for the queues; ``restart`` is high on the cycle before ``barrier``.
     row, counts, prompt, position, token : of the step that is running.
     load_start, load_next, load_row, loading : delay parameters, see `hdl.params.ParamStore`. A run
         begins with the first two rows loaded; as a row begins, the next one is loaded.
@@ -95,9 +96,9 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             ends.eq(running & (registers.abort | faults.fault | faults.now | ~self.ended.all()
                                | at_limit | ~self.prompt & (self.sampled == registers.halt_token))),
-            self.restart.eq(turn), self.barrier.eq(turn)]
-        m.d.sync += [cycle.eq(cycle + 1), self.stop.eq(turn & ends),
-                     turn.eq(running & ~turn & (cycle + 2 >= length))]
+            self.barrier.eq(turn)]
+        m.d.sync += [cycle.eq(cycle + 1), self.stop.eq(turn & ends), turn.eq(self.restart),
+                     self.restart.eq(running & ~self.restart & ~turn & (cycle + 3 >= length))]
         # Whether the run ends comes late. A step that does not begin may have its values.
         with m.If(turn):
             m.d.sync += [cycle.eq(0), running.eq(~ends),
@@ -190,7 +191,7 @@ class Sequencer(wiring.Component):
                                             & ~self.load_start & ~self.loading)):
             # The first of these cycles waits for the events of the last run to leave, and for the
             # delay parameters.
-            m.d.sync += [waiting.eq(waiting - 1), turn.eq(waiting == 1)]
+            m.d.sync += [waiting.eq(waiting - 1), self.restart.eq(waiting == 2)]
         with m.If(turn):
             m.d.sync += starting.eq(0)
         with m.If(turn & starting):

@@ -1,5 +1,7 @@
 """Interfaces between the slices: issued operations, streams and faults."""
-from amaranth import Mux, signed
+import types
+
+from amaranth import Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import Out
 
@@ -18,11 +20,13 @@ _INDEX_FIELDS = {"index", "index_shift"}
 
 
 class IssueSignature(wiring.Signature):
-    """One operation per cycle from a queue to its slice.
+    """One operation per cycle from a queue to its slice, on the cycle before it is issued.
+
+    So every slice has a cycle to decode, at no cost: all queues are one cycle ahead.
 
     Members
     -------
-    valid : an operation is issued on this cycle.
+    valid : an operation is issued on the next cycle.
     i, j : its repeat indices; ``i_first``, ``i_last``, ``j_first``, ``j_last`` flag their ends.
     address : where the format has one: with strides, layer base and index already added, two bits
         wider than the field, so that the slice can see a range error.
@@ -42,6 +46,17 @@ class IssueSignature(wiring.Signature):
         if has_address:
             members["address"] = Out(self.unit.field("address").bits(config) + 2)
         super().__init__(members)
+
+
+def issued(m, coming, name: str = "issued") -> types.SimpleNamespace:
+    """What is issued on this cycle: a register for every member of an issue port."""
+    registers = {}
+    for member in coming.signature.members:
+        value = getattr(coming, member)
+        register = Signal.like(value, name=f"{name}_{member}", reset_less=member != "valid")
+        m.d.sync += register.eq(value)
+        registers[member] = register
+    return types.SimpleNamespace(**registers)
 
 
 class StreamSignature(wiring.Signature):

@@ -7,8 +7,8 @@ from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS, sources_of
 from arch.queues import STREAM_BITS, Stream, shares_wires
-from hdl.cells import WORD_BITS
-from hdl.choose import choose
+from hdl.cells import WORD_BITS, copies
+from hdl.choose import GROUP, choose
 from hdl.signatures import LANE_BITS, FaultSignature, StreamsSignature, fault_bit
 
 
@@ -31,7 +31,7 @@ class StoreBus(wiring.Component):
 
     Members
     -------
-    valid, source : by bank, whether it writes, and what; in the same cycle as the outputs.
+    valid, source : by bank, whether it writes on the next cycle, and what.
     streams : operands.
     host_en, host_data : what the host writes takes the place of RED, on all wires.
     o_lanes : `checked` lanes of the stream.
@@ -63,39 +63,49 @@ class StoreBus(wiring.Component):
         for bank in reversed(banks):
             chosen = Mux(shares[bank], self.source[bank], chosen)
         scalar = Signal(LANE_BITS)
+        bits = self._place_bits()
+        chosen_here = copies(m, chosen[:bits], -(-self._config.lanes // GROUP), "chosen",
+                             self._vendor)
         m.d.comb += [scalar.eq(Mux(self.host_en, self.host_data, self.streams.red.data[0])),
                      self.o_scalar.eq(checked(scalar))]
         for number in range(self._config.lanes):
             lane = Signal(LANE_BITS, name=f"lane_{number}")
             m.d.comb += [
-                lane.eq(self._pick(m, chosen, lambda stream, side: scalar if stream == Stream.RED
+                lane.eq(self._pick(m, chosen_here[number // GROUP], lambda stream, side: scalar if stream == Stream.RED
                                    else side.data[number])),
                 self.o_lanes[number].eq(checked(lane))]
         for bank, share in enumerate(shares):
             self._check(m, bank, share & (self.source[bank] != chosen))
         return m
 
-    def _pick(self, m, source, value_of):
-        """A part of the stream named by ``source``."""
+    def _place_bits(self) -> int:
+        """Lowest bits of a stream's number that tell the sources apart."""
         streams = self._sources
-        bits = next(bits for bits in range(STREAM_BITS + 1)
+        return next(bits for bits in range(STREAM_BITS + 1)
                     if len({stream % (1 << bits) for stream in streams}) == len(streams))
+
+    def _pick(self, m, place, value_of):
+        """A part of the stream whose number ends in ``place``."""
+        streams, bits = self._sources, len(place)
         places = {stream % (1 << bits): stream for stream in streams}
         return choose([value_of(places[place], getattr(self.streams, places[place].name.lower()))
                        [:LANE_BITS] if place in places else None for place in range(1 << bits)],
-                      source[:bits], m, self._vendor)
+                      place, m, self._vendor)
 
     def _check(self, m, bank, conflict):
         """Whether what a bank wants is there, and its faults."""
         valid, source = self.valid[bank], self.source[bank]
         present, known = Signal(name=f"present_{bank}"), Signal(name=f"known_{bank}")
-        m.d.comb += present.eq(self._pick(m, source, lambda stream, side: side.valid))
+        place = Signal(self._place_bits(), name=f"place_{bank}", reset_less=True)
+        now, meets = Signal(name=f"valid_{bank}"), Signal(name=f"conflict_{bank}")
+        m.d.sync += [now.eq(valid), meets.eq(conflict), place.eq(source), known.eq(0),
+                     self.o_scalar_en[bank].eq(~valid | (source == Stream.RED))]
         with m.Switch(source):
             with m.Case(*map(int, self._sources)):
-                m.d.comb += known.eq(1)
-        m.d.comb += [self.o_scalar_en[bank].eq(~valid | (source == Stream.RED)),
+                m.d.sync += known.eq(1)
+        m.d.comb += [present.eq(self._pick(m, place, lambda stream, side: side.valid)),
                      self.o_taken[bank].eq(known & present)]
         causes = getattr(self, f"fault_{bank}").causes
-        m.d.sync += [causes[fault_bit(Fault.OPERAND)].eq(valid & known & ~present),
-                     causes[fault_bit(Fault.CONFLICT)].eq(conflict),
-                     causes[fault_bit(Fault.ENCODING)].eq(valid & ~known)]
+        m.d.sync += [causes[fault_bit(Fault.OPERAND)].eq(now & known & ~present),
+                     causes[fault_bit(Fault.CONFLICT)].eq(meets),
+                     causes[fault_bit(Fault.ENCODING)].eq(now & ~known)]

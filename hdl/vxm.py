@@ -3,7 +3,7 @@
 The numeric definition of every operation is `arch.numerics`; this file multiplexes the operands,
 carries the operation along the pipeline and masks lanes. The arithmetic is in `hdl.vxm_lane`.
 """
-from amaranth import C, Module, Mux, Signal
+from amaranth import C, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,10 +12,11 @@ from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS
 from arch.queues import Stream
-from hdl.choose import operand
+from hdl.cells import copies
+from hdl.choose import GROUP, operand
 from hdl.pipeline import delay
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
-                            fault_bit, stream_width)
+                            fault_bit, issued, stream_width)
 from hdl.vxm_lane import CONTROL, VxmLane
 
 _OP = {op.name: op.code for op in UNITS["vxm"].ops}
@@ -64,22 +65,19 @@ class Vxm(wiring.Component):
         config, stages = self._config, self._config.vxm_stages
         within, before, after = int(stages >= 1), int(stages >= 2), int(stages >= 3)
 
-        # Cycle 0: operands and control.
-        (a, no_a), (b, no_b), (c, no_c) = self._operands(m)
-        control = self._control(m)
-        valid = delay(m, self.issue.valid, 8 + stages, "valid", reset=True)
+        # Cycle 0: operands and control, which every group of lanes has for itself.
+        a, b, c, absent = self._operands(m)
+        controls = copies(m, Cat(self._control(m), absent), -(-config.lanes // GROUP), "control",
+                          self._vendor)
+        valid = delay(m, self._now.valid, 8 + stages, "valid", reset=True)
         m.d.comb += self.o_vxm.valid.eq(valid)
-
-        # Control on the cycles that use it; extra stages move the later ones.
-        prepare = delay(m, control, 1 + before, "prepare")
-        multiply = delay(m, prepare, 1, "multiply")
-        fine = delay(m, multiply, 3 + within, "fine")
-        add = delay(m, fine, 1, "add")
-        result = delay(m, add, 1 + after, "result")
+        groups = [self._pipeline(m, control, before, within, after) for control in controls]
         beyond = Signal(config.lanes, reset_less=True)
         m.d.sync += beyond.eq(~((2 << self.position[:config.lane_bits]) - 1))
 
         for number in range(config.lanes):
+            control, (no_a, no_b, no_c), (prepare, multiply, fine, add, result) = groups[
+                number // GROUP]
             lane = VxmLane(within=within, after=after, vendor=self._vendor)
             m.submodules[f"lane_{number}"] = lane
             m.d.comb += [
@@ -96,6 +94,19 @@ class Vxm(wiring.Component):
             ]
         return m
 
+    def _pipeline(self, m, decoded, before, within, after):
+        """Control of one group of lanes on the cycles that use it; extra stages move the later ones.
+
+        Returns that of cycle 0, which operands are absent then, and that of the later stages.
+        """
+        control = CONTROL(decoded[:CONTROL.size])
+        prepare = delay(m, control, 1 + before, "prepare")
+        multiply = delay(m, prepare, 1, "multiply")
+        fine = delay(m, multiply, 3 + within, "fine")
+        add = delay(m, fine, 1, "add")
+        result = delay(m, add, 1 + after, "result")
+        return control, decoded[CONTROL.size:], (prepare, multiply, fine, add, result)
+
     def _taken(self, m, value, absent, instead, clear=C(0, 1)):
         """Register of an operand, and what stands in its place."""
         register = Signal.like(value, name="taken", reset_less=True)
@@ -110,32 +121,32 @@ class Vxm(wiring.Component):
     def _operands(self, m):
         """Multiplex the three operands and report operand and encoding faults.
 
-        Returns the lanes of each, and whether it is NONE.
+        Returns the lanes of each on cycle 0, and which are NONE, a cycle before.
         """
+        self._now = now = issued(m, self.issue)
         operands, missing, undefined = [], [], []
         for name, width in (("a", 32), ("b", 16), ("c", 16)):
             source = getattr(self.issue, name)
             lanes, valid, known = operand(m, self.streams, source, "vxm", name,
                                            self._config, width, vendor=self._vendor)
-            none = source == Stream.NONE
-            operands.append((lanes, none))
+            operands.append(lanes)
             missing.append(known & ~valid)
-            undefined.append(~known & ~none)
+            undefined.append(~known & (getattr(now, name) != Stream.NONE))
         known = Signal()
-        with m.Switch(self.issue.op):
+        with m.Switch(now.op):
             with m.Case(*_OP.values()):
                 m.d.comb += known.eq(1)
-        valid, causes = self.issue.valid, self.fault.causes
+        valid, causes = now.valid, self.fault.causes
         faults = {Fault.OPERAND: missing[0] | missing[1] | missing[2],
                   Fault.ENCODING: undefined[0] | undefined[1] | undefined[2] | ~known}
         for fault, event in faults.items():
             register = Signal(name=f"fault_{fault.name.lower()}")
             m.d.sync += register.eq(valid & event)
             m.d.comb += causes[fault_bit(fault)].eq(register)
-        return operands
+        return *operands, Cat(getattr(self.issue, name) == Stream.NONE for name in "abc")
 
     def _control(self, m):
-        """Decode the operation of cycle 0."""
+        """Decode the operation of the next cycle."""
         issue, control = self.issue, Signal(CONTROL)
         exp, silu, gelu = (issue.op == _OP[name] for name in ("EXP2", "SILU", "GELU"))
         act = silu | gelu

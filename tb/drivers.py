@@ -67,6 +67,8 @@ class IssueDriver(Driver):
 
         Repeat indices and their flags are those of a single issue unless given.
         """
+        # Operations are on the port on the cycle before.
+        early = cycle - 1
         if cycle in self._plan_valid:
             raise ValueError(f"{self.unit.name} has an issue on cycle {cycle} already")
         self._plan_valid.add(cycle)
@@ -75,9 +77,9 @@ class IssueDriver(Driver):
         unknown = set(values) - set(self._fields)
         if unknown:
             raise IsaError(f"{self.unit.name} has no field {sorted(unknown)[0]!r}")
-        self.pulse(cycle, self._valid, 1, 0)
+        self.pulse(early, self._valid, 1, 0)
         for name, (handle, width) in self._fields.items():
-            self.set(cycle, handle, int(values.get(name, 0)) & (1 << width) - 1)
+            self.set(early, handle, int(values.get(name, 0)) & (1 << width) - 1)
 
     def drive(self, cycle: int) -> None:
         for handle, value in self._plan.pop(cycle, {}).items():

@@ -63,17 +63,17 @@ class MxmBench(SliceBench):
                     for low, high in self.weights[:, 2 * pair:2 * pair + 2, column]]
 
     def issue(self, cycle, queue, op, **fields):
-        """One operation of a queue; see `expand` for the fields."""
+        """One operation of a queue, on the port a cycle before; see `expand` for the fields."""
         fields = {"i": 0, "j": 0, "i_first": 1, "i_last": 1, "j_first": 1, "j_last": 1} | fields
         fields["op"] = OPS.get(op, op)
         assert cycle not in self.issues[queue]
         self.issues[queue][cycle] = fields
         side = getattr(self.dut, f"issue_{queue}")
-        self._add(cycle, side.valid, 1, 0)
+        self._add(cycle - 1, side.valid, 1, 0)
         for name, value in fields.items():
             if name != "address" or queue != "drain":
                 signal = getattr(side, name)
-                self._add(cycle, signal, int(value) & (1 << len(signal)) - 1, 0)
+                self._add(cycle - 1, signal, int(value) & (1 << len(signal)) - 1, 0)
 
     def instruction(self, cycle, queue, op, **fields):
         """All issues of an instruction; returns the cycle of the last."""
@@ -110,13 +110,16 @@ class MxmBench(SliceBench):
             ctx.set(dut.position, self.position)
             ctx.set(dut.token, self.token)
             idle = {}
-            for cycle in range(cycles):
+            for cycle in range(-1, cycles):
                 for signal, value in idle.values():
                     ctx.set(signal, value)
                 idle = {}
                 for key, (signal, value, rest) in self._schedule.get(cycle, {}).items():
                     ctx.set(signal, value)
                     idle[key] = (signal, rest)
+                if cycle < 0:
+                    await ctx.tick()
+                    continue
                 if ctx.get(dut.o_acc.valid):
                     raw = ctx.get(Value.cast(dut.o_acc.data)).to_bytes(4 * lanes, "little")
                     acc[cycle] = np.frombuffer(raw, "<i4").astype(np.int64)

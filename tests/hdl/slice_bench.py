@@ -55,10 +55,13 @@ class SliceBench:
         self._schedule.setdefault(cycle, {})[id(signal)] = (signal, value, idle)
 
     def issue(self, cycle, **fields):
-        """One operation on ``cycle``; ``j`` flags are those of a single issue unless given."""
+        """One operation on ``cycle``; ``j`` flags are those of a single issue unless given.
+
+        It is on the port on the cycle before.
+        """
         fields = {"valid": 1, "j_first": 1, "j_last": 1, "i_first": 1, "i_last": 1} | fields
         for name, value in fields.items():
-            self._add(cycle, getattr(self.dut.issue, name), int(value), 0)
+            self._add(cycle - 1, getattr(self.dut.issue, name), int(value), 0)
 
     def stream(self, cycle, stream, values):
         """Lane values on a stream for one cycle."""
@@ -104,7 +107,7 @@ class SliceBench:
                 data = Value.cast(getattr(self.dut.streams, source.name.lower()).data)
                 ctx.set(data, self._junk(stream_width(source)))
             idle = {}
-            for cycle in range(cycles):
+            for cycle in range(-1, cycles):
                 for signal, value in idle.values():
                     ctx.set(signal, value)
                 idle = {}
@@ -112,6 +115,9 @@ class SliceBench:
                     ctx.set(signal, value)
                     if rest is not None:
                         idle[key] = (signal, rest)
+                if cycle < 0:
+                    await ctx.tick()
+                    continue
                 if stream is not None and ctx.get(stream.valid):
                     results[cycle] = unpack(ctx.get(Value.cast(stream.data)))
                 causes = ctx.get(fault_lines)

@@ -111,7 +111,7 @@ def test_host_reads_vectors(changes):
     """A lane of MEM or CONSTANTS, from the stream on which the word is, though it is not valid."""
     config = TINY.replace(mem_depth=40, **changes)
     times, rng = timing(config), np.random.default_rng(6)
-    at_stream = max(times.mem_read, times.const_read)
+    at_stream = 1 + max(times.mem_read, times.const_read)
     run, cycle = bench(config, random_table(rng, config))
     wanted = {}
     for bank, word, lane in [(0, 0, 0), (1, 39, 7), (2, 5, 3), (3, 39, 4), (None, 127, 5)]:
