@@ -96,7 +96,8 @@ def test_cells_are_used(monkeypatch):
 @pytest.mark.parametrize("unit, name, width", [("vxm", "a", 32), ("vxm", "c", 16), ("perm", "x", 16),
                                                ("red", "x", 32), ("mem_write", "x", 16)])
 def test_operand(unit, name, width, vendor, monkeypatch):
-    """Every number of a source while all streams carry values: cut or extended, else unknown."""
+    """Every number of a source, which comes a cycle before, while all streams carry values: cut or
+    extended, else unknown."""
     ecp5_models.install(monkeypatch)
     config, rng = profile("tiny"), np.random.default_rng(3)
     m, streams, source = Module(), StreamsSignature(config).create(), Signal(4)
@@ -121,7 +122,8 @@ def test_operand(unit, name, width, vendor, monkeypatch):
                 ctx.set(side.valid, carried[stream])
             for number in range(16):
                 ctx.set(source, number)
-                await ctx.delay(1e-6)
+                await ctx.tick()
+                ctx.set(source, int(rng.integers(16)))
                 assert ctx.get(known) == (number in sources)
                 if number in sources:
                     whole = (unit, name, number) in {("vxm", "a", Stream.ACC),
@@ -131,5 +133,6 @@ def test_operand(unit, name, width, vendor, monkeypatch):
                         (value + half) % (2 * half) - half for value in values[number]]
                     assert ctx.get(valid) == carried[number]
     simulator = Simulator(m)
+    simulator.add_clock(1e-6)
     simulator.add_testbench(testbench)
     simulator.run()

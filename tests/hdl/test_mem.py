@@ -87,11 +87,14 @@ async def word_of(ctx, dut, word):
     issue(ctx, dut.issue_read, address=word)
     await ctx.tick()
     issue(ctx, dut.issue_read)
+    for _ in range(timing(TINY).mem_read):
+        await ctx.tick()
     return unpack(ctx.get(Value.cast(dut.o.data)), LANES).tolist()
 
 
 def issue(ctx, port, **fields):
-    """Drive an issue port for this cycle; without fields, nothing is issued."""
+    """Drive an issue port on this cycle: what it carries is issued on the next one. Without fields,
+    nothing is."""
     ctx.set(port.valid, int(bool(fields)))
     for name, value in fields.items():
         ctx.set(getattr(port, name), int(value))
@@ -117,6 +120,7 @@ def test_random_reads_and_writes(config):
     async def testbench(ctx):
         for stream in sources:
             drive(ctx, dut, stream)
+        written = None
         for cycle in range(cycles):
             result = expected.pop(cycle, None)
             assert ctx.get(dut.o.valid) == (result is not None)
@@ -124,29 +128,32 @@ def test_random_reads_and_writes(config):
                 np.testing.assert_array_equal(unpack(ctx.get(Value.cast(dut.o.data)), lanes),
                                               result)
             assert not causes(ctx, dut.fault_read) and not causes(ctx, dut.fault_write)
-            # Few addresses, so that reads often meet the writes just before them.
-            read, write = rng.integers(0, 6, 2) * (config.mem_depth // 6)
-            issue(ctx, dut.issue_read)
-            if rng.random() < 0.8:
-                issue(ctx, dut.issue_read, address=read)
-                expected[cycle + latency] = array[read].copy()
             for stream in sources:
                 drive(ctx, dut, stream)
-            issue(ctx, dut.issue_write)
-            written = rng.random() < 0.8
-            if written:
-                stream, halves = sources[rng.integers(len(sources))], int(rng.integers(0, 4))
+            if written is not None:
+                address, stream, halves = written
                 width = stream_width(stream)
                 values = rng.integers(-(1 << width - 1), 1 << width - 1, lanes)
                 if stream == Stream.RED:
                     values[:] = values[0]
                 drive(ctx, dut, stream, values)
-                issue(ctx, dut.issue_write, address=write, x=int(stream), halves=halves)
                 mask = np.repeat([halves & 1, halves >> 1], half).astype(bool)
-                array[write, mask] = as_lane(values)[mask]
-                assert ctx.get(dut.w_address) == write and ctx.get(dut.w_halves) == halves
+                array[address, mask] = as_lane(values)[mask]
+                assert ctx.get(dut.w_address) == address and ctx.get(dut.w_halves) == halves
                 np.testing.assert_array_equal(unpack(ctx.get(dut.w_data), lanes), as_lane(values))
-            assert ctx.get(dut.w_valid) == written
+            assert ctx.get(dut.w_valid) == (written is not None)
+            # What is issued on the next cycle; of few addresses, so that reads often meet the
+            # writes just before them.
+            read, write = rng.integers(0, 6, 2) * (config.mem_depth // 6)
+            issue(ctx, dut.issue_read)
+            if rng.random() < 0.8:
+                issue(ctx, dut.issue_read, address=read)
+                expected[cycle + 1 + latency] = array[read].copy()
+            issue(ctx, dut.issue_write)
+            written = None
+            if rng.random() < 0.8:
+                written = write, sources[rng.integers(len(sources))], int(rng.integers(0, 4))
+                issue(ctx, dut.issue_write, address=write, x=int(written[1]), halves=written[2])
             await ctx.tick()
     simulate(dut, testbench)
     assert any(array.ravel())
@@ -156,16 +163,19 @@ def test_write_is_seen_on_the_next_cycle_not_before():
     dut = Bank(config=TINY)
 
     async def testbench(ctx):
-        drive(ctx, dut, Stream.VXM, [0x12345 + lane for lane in range(LANES)])
         issue(ctx, dut.issue_write, address=9, x=int(Stream.VXM), halves=2)
         issue(ctx, dut.issue_read, address=9)
         await ctx.tick()
+        assert not ctx.get(dut.o.valid)
+        drive(ctx, dut, Stream.VXM, [0x12345 + lane for lane in range(LANES)])
         issue(ctx, dut.issue_write)
+        await ctx.tick()
+        drive(ctx, dut, Stream.VXM)
+        issue(ctx, dut.issue_read)
         assert ctx.get(dut.o.valid) and ctx.get(Value.cast(dut.o.data)) == 0
         await ctx.tick()
         found = unpack(ctx.get(Value.cast(dut.o.data)), LANES)
         assert found.tolist() == [0, 0, 0, 0, 0x2349, 0x234A, 0x234B, 0x234C]
-        issue(ctx, dut.issue_read)
         await ctx.tick()
         assert not ctx.get(dut.o.valid)
     simulate(dut, testbench)
@@ -188,10 +198,13 @@ def test_faults(fields, drive_it, port, fault):
     async def testbench(ctx):
         for lane in range(LANES):
             await access(ctx, dut, Space.MEM, mem_address(TINY, BANK, 3, lane), 77)
-        drive(ctx, dut, Stream.PERM, [5] * LANES if drive_it else None)
         issue(ctx, getattr(dut, f"issue_{port}"), **fields)
         await ctx.tick()
+        drive(ctx, dut, Stream.PERM, [5] * LANES if drive_it else None)
         issue(ctx, getattr(dut, f"issue_{port}"))
+        assert causes(ctx, getattr(dut, f"fault_{port}")) == set()
+        await ctx.tick()
+        drive(ctx, dut, Stream.PERM)
         assert causes(ctx, getattr(dut, f"fault_{port}")) == {fault}
         assert not ctx.get(dut.o.valid)
         await ctx.tick()
@@ -235,16 +248,17 @@ def test_two_banks_write(bank, first, second, conflict):
     other, other_fault = getattr(dut.dut, f"issue_w{bank + 1}"), getattr(dut.dut, f"fault_w{bank + 1}")
 
     async def testbench(ctx):
+        issue(ctx, dut.issue_write, address=1, x=int(first), halves=3)
+        issue(ctx, other, address=1, x=int(second), halves=3)
+        await ctx.tick()
         for number, stream in enumerate((Stream.VXM, Stream.CONST, Stream.PERM, Stream.RED)):
             # RED is the same on every lane.
             drive(ctx, dut, stream, [100 * number + (lane if number < 3 else 0)
                                      for lane in range(LANES)])
         number = {Stream.VXM: 0, Stream.PERM: 2, Stream.RED: 3}[first]
-        issue(ctx, dut.issue_write, address=1, x=int(first), halves=3)
-        issue(ctx, other, address=1, x=int(second), halves=3)
-        await ctx.tick()
         issue(ctx, dut.issue_write)
         issue(ctx, other)
+        await ctx.tick()
         assert causes(ctx, dut.fault_write) == set()
         assert causes(ctx, other_fault) == ({Fault.CONFLICT} if conflict else set()) | (
             {Fault.ENCODING} if second == Stream.NONE else set())
@@ -255,7 +269,7 @@ def test_two_banks_write(bank, first, second, conflict):
 
 @pytest.mark.parametrize("stages", [0, 2])
 def test_parity(stages):
-    """Every stored bit is checked: one that flips gives PARITY, the cause after the stream."""
+    """Every stored bit is checked: one that flips gives PARITY, on the cycle behind the stream."""
     config = TINY.replace(mem_stages=stages)
     rng = np.random.default_rng(5)
 
@@ -282,11 +296,12 @@ def test_parity(stages):
                     ctx.set(dut.host.r_en, 1)
                 else:
                     issue(ctx, dut.issue_read, address=7)
-                for cycle in range(1, timing(config).mem_read + 3):
+                # The queue reads on cycle 1, and so does the host.
+                for cycle in range(1, timing(config).mem_read + 5):
                     await ctx.tick()
                     issue(ctx, dut.issue_read)
                     ctx.set(dut.host.r_en, 0)
-                    due = flip is not None and cycle == timing(config).mem_read + 1
+                    due = flip is not None and cycle == 1 + timing(config).mem_read + 2
                     assert causes(ctx, dut.fault_read) == ({Fault.PARITY} if due else set())
         simulate(dut, testbench)
     for flip in (None, 0, 7, 8, 9, 17, 18, 18 * LANES - 1, *rng.integers(0, 18 * LANES, 6)):
@@ -325,7 +340,7 @@ def test_constants(config):
             if rng.random() < 0.8:
                 word = words[rng.integers(len(words))]
                 issue(ctx, dut.issue, address=word)
-                expected[cycle + latency] = array[word]
+                expected[cycle + 1 + latency] = array[word]
             await ctx.tick()
     simulate(dut, testbench)
 
@@ -339,8 +354,10 @@ def test_constant_faults(stages):
     async def testbench(ctx):
         issue(ctx, dut.issue, address=config.const_depth)
         await ctx.tick()
-        assert causes(ctx, dut.fault) == {Fault.ADDRESS}
         issue(ctx, dut.issue)
+        assert causes(ctx, dut.fault) == set()
+        await ctx.tick()
+        assert causes(ctx, dut.fault) == {Fault.ADDRESS}
         for _ in range(latency + 2):
             assert not ctx.get(dut.o.valid)
             await ctx.tick()
@@ -348,16 +365,19 @@ def test_constant_faults(stages):
         cell = dut.store.data[11]
         ctx.set(cell, ctx.get(cell) ^ 1 << 26)
         issue(ctx, dut.issue, address=11)
+        await ctx.tick()
+        issue(ctx, dut.issue)
         for cycle in range(1, latency + 3):
             await ctx.tick()
-            issue(ctx, dut.issue)
             assert ctx.get(dut.o.valid) == (cycle == latency)
             assert causes(ctx, dut.fault) == ({Fault.PARITY} if cycle == latency + 1 else set())
         # The host reads a lane of the word, which is not the flipped one.
         ctx.set(dut.host.space, int(Space.CONSTANTS))
         ctx.set(dut.host.address, constant_address(config, 11, 0))
-        for cycle in range(latency + 2):
-            ctx.set(dut.host.r_en, cycle == 0)
+        ctx.set(dut.host.r_en, 1)
+        await ctx.tick()
+        ctx.set(dut.host.r_en, 0)
+        for cycle in range(1, latency + 3):
             await ctx.tick()
-            assert causes(ctx, dut.fault) == ({Fault.PARITY} if cycle == latency else set())
+            assert causes(ctx, dut.fault) == ({Fault.PARITY} if cycle == latency + 1 else set())
     simulate(dut, testbench)
