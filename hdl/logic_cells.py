@@ -83,7 +83,10 @@ class Sum(wiring.Component):
             x, y = self._summands(self.a, self.b, self.c, self.d)
             m.d.comb += self.o.eq(x + y + self.carry if self._carried else x + y)
             return m
-        halves = [(_CARRY_IN, (self.carry, 0, 0, 1), None)] * self._carried
+        # Where a half is left over it makes the carry, else what leads a constant in takes a cell.
+        halves = []
+        if self._carried or len(self.o) % 2:
+            halves.append((_CARRY_IN, (self.carry if self._carried else 0, 0, 0, 1), None))
         halves += [(self._init, bits, out)
                    for *bits, out in zip(self.a, self.b, self.c, self.d, self.o)]
         if len(halves) % 2:

@@ -17,12 +17,14 @@ from collections.abc import Callable
 from arch.boards import BoardSpec
 from arch.hostmap import PROTOCOL_VERSION
 from compiler.errors import MetronomeError
-from scripts import floorplan, synthesis
+from scripts import carry_ends, floorplan, synthesis
 from sim import toolchain
 
 TOP = "top"
 NETLIST = "netlist.json"
 _SOURCE = re.compile(r"^ *attribute \\src .*\n", re.MULTILINE)
+#: Router 1 needs hours where the chip is this full.
+_ROUTER = ("--router", "router2")
 #: What nextpnr says as it begins a part of its work, and how we call that.
 _PHASES = {"Packing": "packing", "Creating initial": "placing", "Running simulated": "placing",
            "Running main": "placing", "Routing": "routing"}
@@ -61,7 +63,7 @@ class Plan:
     def identity(self) -> str:
         """Hash of the design, its constraints and sites, and the tools."""
         parts = [self.rtlil, self.constraints, self.script, " ".join(self.spec.device),
-                 floorplan.IDENTITY, json.dumps(self.tools, sort_keys=True)]
+                 floorplan.IDENTITY, " ".join(_ROUTER), json.dumps(self.tools, sort_keys=True)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -147,6 +149,7 @@ def _synthesise(made: Plan, folder: pathlib.Path) -> None:
         (work / f"{TOP}.il").write_text(made.rtlil)
         (work / "synth.ys").write_text(made.script)
         _checked(toolchain.yosys().run("-q", "-l", "yosys.log", "synth.ys", cwd=work), "Yosys")
+        carry_ends.trim(work / NETLIST, TOP)
         if floorplan.DEVICE in made.spec.device:
             floorplan.apply(work / NETLIST, TOP)
         os.replace(work / NETLIST, folder / NETLIST)
@@ -161,7 +164,7 @@ def _place(made: Plan, folder: pathlib.Path, seed: int, notify: Callable[[str], 
         os.link(folder / NETLIST, work / NETLIST)
         command = [*tool.command, *made.spec.device, "--seed", str(seed), "--json", NETLIST,
                    "--lpf", "pins.lpf", "--textcfg", "top.config", "--report", "report.json",
-                   "--timing-allow-fail"]
+                   "--timing-allow-fail", *_ROUTER]
         lines = []
         with subprocess.Popen(command, cwd=work, text=True, stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
