@@ -114,8 +114,9 @@ class Bench:
         await ctx.tick()
         ctx.set(self.dut.restart, 0)
 
-    async def step(self, ctx, length, last=True):
-        """Cycles 0 to length - 1, then the barrier of the next step unless ``last``.
+    async def step(self, ctx, length, last=True, settings=()):
+        """Cycles 0 to length - 1, then the barrier of the next step unless ``last``. Pairs of a
+        setting of the step and its value come on cycle 1.
 
         Returns the issues (every port of the issue), the first cycle of ``ended``, and faults as
         ``(event cycle, causes)``.
@@ -123,6 +124,9 @@ class Bench:
         dut, issues, end, faults = self.dut, [], None, []
         members = [name for name in dut.issue.signature.members if name != "valid"]
         for cycle in range(length):
+            if cycle == 1:
+                for name, value in settings:
+                    ctx.set(getattr(dut, name), value)
             if ctx.get(dut.issue.valid):
                 issues.append({"cycle": cycle}
                               | {name: ctx.get(getattr(dut.issue, name)) for name in members})
@@ -218,11 +222,10 @@ def test_random_programs(queue):
                 row, prompt = rng.randrange(2), rng.random() < 0.4
                 counts = [rng.randrange(1, 4) for _ in range(4)]
                 position, token = rng.randrange(CONFIG.context), rng.randrange(CONFIG.vocab_max)
-                for name, value in (("half", row), ("counts", counts), ("prompt", prompt),
-                                    ("position", position), ("token", token)):
-                    ctx.set(getattr(bench.dut, name), value)
+                settings = (("half", row), ("counts", counts), ("prompt", prompt),
+                            ("position", position), ("token", token))
                 expected, end = expand(program, params[row], counts, prompt, (0, position, token))
-                issues, ended, faults = await bench.step(ctx, end + 1, last=step == 4)
+                issues, ended, faults = await bench.step(ctx, end + 1, step == 4, settings)
                 assert faults == []
                 check(bench, program, issues, expected, counts)
                 assert ended == end

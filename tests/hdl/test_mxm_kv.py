@@ -33,9 +33,10 @@ def test_writes_among_matmuls(config, position):
         op, address = str(rng.choice(["WRITE_K", "WRITE_V"])), int(rng.integers(0, 24))
         bench.issue(at, "kv", op, address=address, x=Stream.PERM, half0=int(rng.integers(0, 4)))
         if any(fault == Fault.CONFLICT for _, _, fault in Reference(bench).run(cycles)[1]):
-            for name, (signal, _, idle) in list(bench._schedule[at].items()):
+            port = bench._schedule[at - 1]
+            for name, (signal, _, idle) in list(port.items()):
                 if signal.name.startswith("issue_kv"):
-                    del bench._schedule[at][name]
+                    del port[name]
             del bench.issues["kv"][at]
         else:
             feed(bench, rng, at, Stream.PERM)
