@@ -9,8 +9,6 @@ from arch.isa import UNITS, WAIT_BITS, layout
 from hdl.logic_cells import add
 from hdl.signatures import FaultSignature, IssueSignature, fault_bit
 
-#: The cycle count of an issue: -2.
-_DUE = (1 << WAIT_BITS) - 2
 _REPEATS = ("n1", "n2", "d1", "d2", "s1", "s2")
 
 
@@ -81,25 +79,25 @@ class Repeater(wiring.Component):
         issue, following = self.issue, self.next
         now = Signal(self._layout, reset_less=True)
         valid, dead = Signal(), Signal(init=1)
-        # Cycles to the next issue, counted up to DUE; without an instruction at hand, cycles since
-        # the last issue, from 0 on.
-        count = Signal(WAIT_BITS)
+        # Cycles to the next issue, negative, counted up to 0; without an instruction at hand, two more
+        # than the cycles since the last issue.
+        count = Signal(signed(WAIT_BITS + 1), init=2)
         i_last, j_last = Signal(reset_less=True), Signal(reset_less=True)
         fires, stops, silenced = Signal(), Signal(), Signal()
         self._fires, self._i_last, self._j_last = fires, i_last, j_last
         m.d.comb += [
-            fires.eq(valid & (count == _DUE)), stops.eq(now.bad | now.ends),
+            fires.eq(valid & ~count[-1]), stops.eq(now.bad | now.ends),
             silenced.eq(self.restart | self.stop),
             self.take.eq(~dead & ~valid | fires & i_last & j_last & ~stops)]
-        # One more cycle, less the cycles to wait. On the cycle of an issue the count is taken as
-        # one more than DUE, which is -1: that leaves the wait, less the cycle that begins with it.
+        # One more cycle, less the cycles to wait. On the cycle of an issue the count is taken as 1,
+        # not 0: that leaves 1 less the wait.
         gap = Mux(j_last, now.d2, now.d1) if "d2" in self._layout.members else now.d1
         more = self.take & self.next_valid | fires & ~self.take
         m.d.sync += count.eq(add(
-            m, WAIT_BITS, lambda a, b, c, d: (a, ~b & c), a=Cat(count[0] | fires, count[1:]),
+            m, WAIT_BITS + 1, lambda a, b, c, d: (a, ~b & c), a=Cat(count[0] | fires, count[1:]),
             b=Mux(self.take, following.wait, gap), c=more, carry=Const(1), vendor=self._vendor))
         with m.If(self.restart):
-            m.d.sync += count.eq(0)
+            m.d.sync += count.eq(2)
         with m.If(self.take):
             m.d.sync += [now.eq(following), valid.eq(self.next_valid)]
         with m.If(fires & stops):

@@ -29,15 +29,15 @@ hierarchy -top {top}
 tee -q -o declared.txt dump m:*
 # Yosys 0.70 fails in ABC9 on some hierarchies when public wire names stay; cells keep theirs.
 rename -hide w:*
-# Delay in ps that ABC9 may leave: with more room than 100 MHz need it stops duplicating logic.
-# Measured: no cell is saved by more than 8000, and no MHz is gained by less.
-scratchpad -set abc9.D 8000
+# Delay in ps that ABC9 may leave, of which a wire takes as much as it does when placed, on average:
+# with more room it builds chains of LUTs, with less it duplicates logic.
+scratchpad -set abc9.D 10000
 # As by default, but with more cuts of a node (8 by default) and rounds of area recovery: 3 % less.
 scratchpad -set abc9.script "{abc9}"
 synth_ecp5 -top {top} -json {netlist}
 """
 _ABC9 = ("+&scorr; &sweep; &dc2; &dch -f; &ps; "
-         "&if -C 32 -F 5 -A 5 {W} {D} {R} -v; &mfs")
+         "&if -C 32 -F 5 -A 5 -W 1000 {D} {R} -v; &mfs")
 _DECLARED = re.compile(r"memory width (\d+) size (\d+) (\S+)")
 
 
