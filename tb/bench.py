@@ -85,10 +85,11 @@ class Bench:
         return checker
 
     def add_ports(self, *names: str, direct: bool = False) -> Checker:
-        """Checker of ports, as a dict by name; see `tb.monitors.PortMonitor`."""
+        """Checker of ports, as a dict by name; see `tb.monitors.PortMonitor`. If ``direct``, they
+        follow the inputs of their cycle, without a register."""
         checker = self._checker(names[0])
-        self.monitors.append(PortMonitor({name: self.port(name) for name in names}, checker,
-                                         direct))
+        monitor = PortMonitor({name: self.port(name) for name in names}, checker)
+        (self.handshakes if direct else self.monitors).append(monitor)
         return checker
 
     # Time.

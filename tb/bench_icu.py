@@ -76,7 +76,7 @@ async def by_hand(dut):
             "issue__half0": 0, "issue__x": 0, "issue__address": address})
     bench.ended.high.update(range(at + 27, at + 50))
     bench.driver.pulse(at - 1, bench.port("restart"), 1, 0)
-    bench.driver.set(at, bench.port("position"), 9)
+    bench.driver.set(at + 1, bench.port("position"), 9)
     bench.driver.pulse(at + 49, bench.port("stop"), 1, 0)
     await bench.run(60)
     await bench.finish()

@@ -55,7 +55,7 @@ async def write_behind_matmul(dut, op):
     bench.write(at + bench.time.matmul_to_kv_write, op, np.full(LANES, -7), address=4)
     bench.drain(at + bench.time.matmul_to_drain)
     await bench.settle()
-    at = bench.cycle + 2
+    at = bench.cycle + 3
     bench.matmul(at, range(LANES), address=5)
     closer = at + bench.time.matmul_to_kv_write - 1
     bench.issues["kv"].send(closer, op, address=5, x=Stream.VXM)

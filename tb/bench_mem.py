@@ -179,7 +179,7 @@ async def read_faults(dut):
 
 @bench_test
 async def parity(dut):
-    """A flipped bit is found by every read, with the vector, until its lane is written."""
+    """A flipped bit is found by every read, a cycle behind the vector, until its lane is written."""
     bench = MemBench(dut)
     word, bit = DAMAGED_MEM
     lane = bit // 2
@@ -187,7 +187,7 @@ async def parity(dut):
 
     def damaged_read(cycle):
         bench.read(cycle, word)
-        bench.read_faults.expect(cycle + bench.time.mem_read, {Fault.PARITY})
+        bench.read_faults.expect(cycle + bench.time.mem_read + 1, {Fault.PARITY})
     damaged_read(at)
     damaged_read(at + 1)
     bench.read(at + 2, word - 1)

@@ -1,4 +1,7 @@
-"""Bench of the sequencer: the cycles of every step, what it tells the queues, and its registers."""
+"""Bench of the sequencer: the cycles of every step, what it tells the queues, and its registers.
+
+The queues restart on the cycle before a barrier.
+"""
 import dataclasses
 
 import cocotb
@@ -130,9 +133,9 @@ class SeqBench(Bench):
                         raise Mismatch(f"{step}: cycle {cycle - now - 1}: {name} {state[name]}")
             now += step.length
             barriers.add(now)
-        for cycle in range(barrier, now + 20):
+        for cycle in range(barrier - 1, now + 20):
             state = self.state.states[cycle]
-            wanted = {"barrier": cycle in barriers, "restart": cycle in barriers,
+            wanted = {"barrier": cycle in barriers, "restart": cycle + 1 in barriers,
                       "stop": cycle == now + 1, "busy": cycle <= now}
             for name, value in wanted.items():
                 if state[name] != value:

@@ -47,7 +47,8 @@ class LevelMonitor:
 
 
 class IcuBench(Bench):
-    """One queue; programs are loaded by its bus."""
+    """One queue; programs are loaded by its bus. Its cycles are those of the bench: it restarts one
+    cycle before the sequencer has a barrier, so that the settings of a step come on its cycle 1."""
 
     def __init__(self, dut, queue):
         super().__init__(dut, f"icu_{queue}")
@@ -104,7 +105,7 @@ class IcuBench(Bench):
                      none, np.zeros((0, CONFIG.rows, CONFIG.columns), np.int64))
 
     def _schedule(self, step, barrier):
-        """One step behind the barrier on a cycle; returns the cycle of the next one."""
+        """One step behind a restart on the cycle ``barrier``; returns the cycle of the next one."""
         length = step.length
         if length is None:
             length = 1 + expand_queue(self.image(step, 60_000), self.queue, step.row,
@@ -114,7 +115,7 @@ class IcuBench(Bench):
         self.driver.pulse(barrier, self.port("restart"), 1, 0)
         for name, value in (("half", step.row), ("counts", counts), ("prompt", int(step.prompt)),
                             ("position", step.position), ("token", step.token)):
-            self.driver.set(barrier + 1, self.port(name), value)
+            self.driver.set(barrier + 2, self.port(name), value)
         for segment in trace.segments:
             address = (segment.indexed(index_values(CONFIG, step.position, step.token))
                        if segment.address is not None else segment.cycle)
@@ -137,14 +138,14 @@ class IcuBench(Bench):
                 for name, width in self._widths.items()}
 
     async def steps(self, steps, stop_with_restart=True):
-        """Run steps one behind the other, then stop: on the cycle of the last barrier, or as the
-        sequencer does it, one cycle behind a restart."""
+        """Run steps one behind the other, then stop: on the last cycle of the last one, or as the
+        sequencer does it, two cycles behind a restart."""
         at = self.cycle + 3
         for step in steps:
             at = self._schedule(step, at)
         if stop_with_restart:
             self.driver.pulse(at, self.port("restart"), 1, 0)
-        self.driver.pulse(at + stop_with_restart, self.port("stop"), 1, 0)
+        self.driver.pulse(at + 2 * stop_with_restart, self.port("stop"), 1, 0)
         await self.until(at + 12)
 
 

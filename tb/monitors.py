@@ -56,18 +56,19 @@ class PortMonitor:
     Parameters
     ----------
     handles : dict of str to handle
-    direct : bool
-        The ports follow the inputs of their cycle, without a register: these show behind the next
-        rising edge.
     """
 
-    def __init__(self, handles: dict, checker: Checker, direct: bool = False):
-        self._handles, self._checker, self._late = handles, checker, int(direct)
+    def __init__(self, handles: dict, checker: Checker):
+        self._handles, self._checker = handles, checker
         self._valid = next(iter(handles.values()))
 
     def sample(self, cycle: int) -> None:
         if number(self._valid, cycle):
             values = {name: handle.value for name, handle in self._handles.items()}
-            self._checker.observe(cycle - self._late, {
+            self._checker.observe(cycle, {
                 name: int(value) if value.is_resolvable else None
                 for name, value in values.items()})
+
+    def settle(self, cycle: int) -> None:
+        """Look when the inputs of the cycle have settled, which the ports follow."""
+        self.sample(cycle)
