@@ -17,6 +17,8 @@ from sim.queue_model import index_values
 MATMUL_PARITY = 4
 #: The same from the cycle on which the banks are read for a read-out.
 READ_OUT_PARITY = 6
+#: From the cycle on which a word of MEM is on its stream to the fault.
+MEM_PARITY = 1
 
 
 def place_of(config: Config, space: Space, address: int) -> tuple:
@@ -56,7 +58,7 @@ def parity_faults(plan, position: int, token: int, damaged: set) -> list:
             bank, word = place
             for segment in plan.unit("mem_read"):
                 if QUEUES[segment.queue].bank == bank:
-                    on(segment, segment.address, word, plan.timing.mem_read)
+                    on(segment, segment.address, word, plan.timing.mem_read + MEM_PARITY)
         elif space == Space.CONSTANTS:
             for segment in plan.unit("const"):
                 on(segment, segment.indexed(values), *place, plan.timing.const_read)

@@ -66,7 +66,8 @@ def flip(engine, space, address, bit):
 
 
 T = timing(TINY)
-MEM = "r1", 40 + T.mem_read
+#: The cycle behind the stream.
+MEM = "r1", 40 + T.mem_read + 1
 #: When the multipliers of the first row pair and tile get their weights, and two cycles more.
 ARRAY = 80 + T.weight_read + 2 + 2
 #: Space, address, bit of the 18, and the read that meets it, its queue and its cycle; None where
