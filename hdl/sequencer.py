@@ -1,8 +1,8 @@
 """Token loop and barrier: positions, step lengths, tokens, stop conditions, faults, registers.
 
 A step of length L is on cycles 0 to L - 1. Its last cycle is the barrier of the next one: all
-queues restart the cycle before, for they are one cycle ahead of what they rule, and are stopped one
-cycle later, before they can issue, if the run ends there.
+queues restart the cycle before, for they are one cycle ahead of what they rule, and are stopped two
+cycles later, before they can issue, if the run ends there.
 """
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, fifo, memory, stream, wiring
@@ -92,16 +92,21 @@ class Sequencer(wiring.Component):
         after = Signal(config.position_bits + 1, reset_less=True)
         row_word, token_word = self._memories(m, after, turn & running)
         next_prompt, next_length, at_limit = self._next(m, after, row_word)
-        ends = Signal()
-        m.d.comb += [
-            ends.eq(running & (registers.abort | faults.fault | faults.now | ~self.ended.all()
-                               | at_limit | ~self.prompt & (self.sampled == registers.halt_token))),
-            self.barrier.eq(turn)]
-        m.d.sync += [cycle.eq(cycle + 1), self.stop.eq(turn & ends), turn.eq(self.restart),
+        # One cycle behind the last one: whether it was that of the run. The causes of faults come from
+        # everywhere, and have been recorded by then.
+        done, begun, ends = Signal(), Signal(), Signal()
+        m.d.sync += [
+            begun.eq(turn & running),
+            done.eq(registers.abort | ~self.ended.all() | at_limit
+                    | ~self.prompt & (self.sampled == registers.halt_token))]
+        m.d.comb += [ends.eq(begun & (done | faults.fault)), self.barrier.eq(turn)]
+        m.d.sync += [cycle.eq(cycle + 1), self.stop.eq(ends), turn.eq(self.restart),
                      self.restart.eq(running & ~self.restart & ~turn & (cycle + 3 >= length))]
-        # Whether the run ends comes late. A step that does not begin may have its values.
+        # A step that does not begin may have its values.
+        with m.If(ends):
+            m.d.sync += running.eq(0)
         with m.If(turn):
-            m.d.sync += [cycle.eq(0), running.eq(~ends),
+            m.d.sync += [cycle.eq(0), running.eq(1),
                          self.position.eq(after), after.eq(after + 1),
                          self.row.eq(after[bits_of(config.columns):]),
                          self.prompt.eq(next_prompt), length.eq(next_length),
@@ -111,10 +116,10 @@ class Sequencer(wiring.Component):
         # The row changes with the step that begins on the next cycle.
         next_row, row_begins = after[bits_of(config.columns):][:len(self.row)], Signal()
         m.d.sync += row_begins.eq(turn & running & (next_row != self.row))
-        m.d.comb += self.load_next.eq(row_begins & running)
+        m.d.comb += self.load_next.eq(row_begins & ~ends)
         m.d.comb += self.load_row.eq(Mux(self.load_start, next_row, self.row))
         self._start(m, running, starting, turn, after, events)
-        self._report(m, turn, running, ends, cycle, events)
+        self._report(m, turn, running, begun, ends, cycle, events)
         m.d.comb += [getattr(registers.host, name).eq(getattr(self.host, name))
                      for name in ("space", "address", "w_en", "r_en", "w_data")]
         m.d.comb += [
@@ -199,32 +204,30 @@ class Sequencer(wiring.Component):
         with m.Elif(self.event.valid & self.event.ready):
             m.d.sync += self.event.payload.position.eq(self.event.payload.position + 1)
 
-    def _report(self, m, turn, running, ends, cycle, events):
-        """Faults and the event of a step, one cycle after its last one."""
+    def _report(self, m, turn, running, begun, ends, cycle, events):
+        """Faults of a step, one cycle after its last one; its event, two cycles after."""
         faults, registers, leaving = self._faults, self._registers, self._leaving
         connect(m, events.r_stream, leaving.i)
         before, length_fault = Signal(CYCLE_BITS), Signal(len(QUEUES))
         sampled, token = Signal(), Signal(self._config.token_bits)
         cycles, push = Signal(CYCLE_BITS), Signal()
         # The position that the host reads stays where the run ended.
-        begun = Signal()
-        m.d.sync += begun.eq(turn)
-        with m.If(begun & running):
+        first, last, ended_run = Signal(), Signal(), Signal()
+        m.d.sync += first.eq(turn)
+        with m.If(first & ~ends):
             m.d.sync += registers.position.eq(self.position)
-        ended_run, failed, last = Signal(), Signal(), Signal()
         m.d.comb += last.eq(turn & running)
-        m.d.sync += [before.eq(cycle), push.eq(last), ended_run.eq(ends),
+        m.d.sync += [before.eq(cycle), push.eq(begun), ended_run.eq(ends),
                      length_fault.eq(Mux(last, ~self.ended, 0))]
         with m.If(last):
             m.d.sync += [sampled.eq(~self.prompt), token.eq(Mux(self.prompt, 0, self.sampled)),
                          cycles.eq(cycle + 1)]
-        m.d.comb += failed.eq(ended_run & (faults.fault | faults.now))
         assert (EventFlag.SAMPLED, EventFlag.LAST, EventFlag.FAULT) == (1, 2, 4)
         payload = self.event.payload
         m.d.comb += [
             registers.length.eq(cycles),
             events.w_en.eq(push),
-            events.w_data.eq(Cat(sampled, ended_run, failed, token, cycles)),
+            events.w_data.eq(Cat(sampled, ended_run, ended_run & faults.fault, token, cycles)),
             Cat(payload.flags, payload.token, payload.cycles).eq(leaving.o.payload),
             self.event.valid.eq(leaving.o.valid), leaving.o.ready.eq(self.event.ready),
             faults.clear.eq(registers.clear), faults.event_cycle.eq(before)]
