@@ -220,7 +220,7 @@ UNITS = {unit.name: unit for unit in (
     ), _CONTROL + _N1 + _WEIGHT_INDEXED + (
         Field("half0", _const(2), "which `rows` lanes j = 0 writes (WRITE_K); odd: the column is that of the "
               "position (READ_OUT)"),
-        _source("x", "vector to write", Stream.CONST, Stream.VXM, Stream.PERM),
+        _source("x", "vector to write", Stream.VXM),
         _NIBBLE, _AHEAD,
     )),
     Unit("vxm", "Lane arithmetic: y = f(a, b, c) in every lane; see docs/numerics.md.", (

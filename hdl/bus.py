@@ -31,7 +31,7 @@ class BusSignature(wiring.Signature):
 class BusTap(wiring.Component):
     """Registers of the bus before one of its ends, which may be all over the chip.
 
-    The end sees requests for its own spaces alone, one cycle after the host port makes them, and
+    The end sees requests for its own spaces alone, two cycles after the host port makes them, and
     holds them until the next one: every tap has an enable of its own, so that none is the copy of
     another. Answers pass through in the same cycle.
 
@@ -59,11 +59,14 @@ class BusTap(wiring.Component):
         with m.Switch(bus.space):
             with m.Case(*map(int, self._spaces)):
                 m.d.comb += mine.eq(1)
-        m.d.sync += [end.w_en.eq(bus.w_en & mine), end.r_en.eq(bus.r_en & mine)]
+        # The host port holds what it asks for: there is time to decode whether it is ours.
+        writes, reads = Signal(), Signal()
+        m.d.sync += [writes.eq(bus.w_en & mine), reads.eq(bus.r_en & mine),
+                     end.w_en.eq(writes), end.r_en.eq(reads)]
         space, word = Const(int(self._spaces[0]), SPACE_BITS), Signal(16, reset_less=True)
         if len(self._spaces) > 1:
             space = Signal(SPACE_BITS, reset_less=True)
-        with m.If((bus.w_en | bus.r_en) & mine):
+        with m.If(writes | reads):
             m.d.sync += [address.eq(bus.address), word.eq(bus.w_data)]
             if len(self._spaces) > 1:
                 m.d.sync += space.eq(bus.space)

@@ -43,12 +43,14 @@ class FaultRecorder(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        kept = Signal(data.ArrayLayout(_CAUSES, len(QUEUES)))
+        kept, cycle = Signal(data.ArrayLayout(_CAUSES, len(QUEUES))), Signal(16)
         m.d.comb += self.now.eq(self.causes.as_value().any())
         with m.If(self.clear):
-            m.d.sync += [self.fault.eq(0), kept.eq(0), self.cycle.eq(0)]
-        with m.Elif(self.now & ~self.fault):
-            m.d.sync += [self.fault.eq(1), kept.eq(self.causes), self.cycle.eq(self.event_cycle)]
+            m.d.sync += [self.fault.eq(0), kept.eq(0)]
+        # Kept on every cycle, the last time on that of a fault: whether there is one comes late.
+        with m.Elif(~self.fault):
+            m.d.sync += [self.fault.eq(self.now), kept.eq(self.causes), cycle.eq(self.event_cycle)]
+        m.d.comb += self.cycle.eq(Mux(self.fault, cycle, 0))
         # One cycle later the cause, two cycles later the queue.
         queues = range(len(QUEUES))
         by_cause = [Cat(kept[queue][bit] for queue in queues).any() for bit in range(_CAUSES)]

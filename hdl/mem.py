@@ -12,6 +12,7 @@ from arch.hostmap import Space, power_of_two
 from arch.queues import Stream, shares_wires
 from hdl.bus import BusSignature, bits_of
 from hdl.cells import BYTE_BITS, WORD_BITS, parity_byte
+from hdl.choose import GROUP
 from hdl.lut_ram import LutRam
 from hdl.pipeline import delay
 from hdl.signatures import (LANE_BITS, FaultSignature, IssueSignature, StreamSignature,
@@ -79,7 +80,7 @@ class MemBank(wiring.Component):
     Members
     -------
     issue_read, issue_write : operations of the two queues.
-    lanes, scalar, scalar_en, taken : what to write, from `hdl.store.StoreBus`.
+    lanes, scalars, scalar_en, taken : what to write, from `hdl.store.StoreBus`.
     o : stream M<bank>.
     fault_read : ADDRESS; PARITY on the cycle behind the stream, also of what the host reads.
     fault_write : ADDRESS.
@@ -98,7 +99,8 @@ class MemBank(wiring.Component):
         super().__init__({
             "issue_read": In(IssueSignature("mem_read", config)),
             "issue_write": In(IssueSignature("mem_write", config)),
-            "lanes": In(data.ArrayLayout(WORD_BITS, config.lanes)), "scalar": In(WORD_BITS),
+            "lanes": In(data.ArrayLayout(WORD_BITS, config.lanes)), "scalars": In(
+                data.ArrayLayout(WORD_BITS, -(-config.lanes // GROUP))),
             "scalar_en": In(1), "taken": In(1),
             "o": Out(StreamSignature(LANE_BITS, config.lanes)),
             "fault_read": Out(FaultSignature()), "fault_write": Out(FaultSignature()),
@@ -153,7 +155,8 @@ class MemBank(wiring.Component):
         config, coming, causes = self.config, self.issue_write, self.fault_write.causes
         half = config.lanes // 2
         words = [lane if shares_wires(Stream.RED, self._bank)
-                 else Mux(self.scalar_en, self.scalar, lane) for lane in self.lanes]
+                 else Mux(self.scalar_en, self.scalars[number // GROUP], lane)
+                 for number, lane in enumerate(self.lanes)]
         in_range = coming.address < config.mem_depth
         valid, beyond, by_queue = Signal(), Signal(), Signal()
         address, chosen = (Signal(bits, reset_less=True) for bits in (config.mem_address_bits, 2))
@@ -230,8 +233,9 @@ class Mem(wiring.Component):
         m.submodules.bus = bus = self._bus
         connect(m, flipped(self.streams), bus.streams)
         # The host holds what it writes, and where to; the parity there is read first.
-        host_en = delay(m, self.host.w_en, 2, "host_en", reset=True)
-        m.d.comb += [bus.host_en.eq(host_en), bus.host_data.eq(self.host.w_data)]
+        coming = delay(m, self.host.w_en, 1, "host_coming", reset=True)
+        host_en = delay(m, coming, 1, "host_en", reset=True)
+        m.d.comb += [bus.host_en.eq(coming), bus.host_data.eq(self.host.w_data)]
         ack = Const(0, 1)
         for number, bank in enumerate(self.banks):
             m.submodules[f"bank{number}"] = bank
@@ -242,7 +246,7 @@ class Mem(wiring.Component):
             connect(m, flipped(getattr(self, f"fault_r{number}")), bank.fault_read)
             m.d.comb += [
                 bus.valid[number].eq(write.valid), bus.source[number].eq(write.x),
-                bank.lanes.eq(bus.o_lanes), bank.scalar.eq(bus.o_scalar),
+                bank.lanes.eq(bus.o_lanes), bank.scalars.eq(bus.o_scalars),
                 bank.scalar_en.eq(bus.o_scalar_en[number]), bank.taken.eq(bus.o_taken[number]),
                 fault.causes.eq(bank.fault_write.causes | getattr(bus, f"fault_{number}").causes)]
             m.d.comb += [getattr(self, f"w{number}{name[1:]}").eq(getattr(bank, name))

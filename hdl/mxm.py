@@ -13,6 +13,7 @@ from arch.faults import Fault
 from arch.isa import UNITS, Order
 from hdl.accumulators import ACCUMULATOR_BITS, Accumulators
 from hdl.activation_feed import ActivationFeed
+from hdl.cells import copies
 from hdl.kv_port import KvPort, WeightHostSignature
 from hdl.mxm_tile import MxmTile
 from hdl.pipeline import delay
@@ -162,10 +163,11 @@ class Mxm(wiring.Component):
         valid = delay(m, step.go, latency, "add_valid", reset=True)
         control = delay(m, control, latency, "add")
         # Cycle d: index and faults of a drain, decoded a cycle before.
-        index = Signal(config.accumulator_bits, reset_less=True)
+        index = Signal(config.accumulator_bits)
+        m.d.comb += index.eq(issue.accumulator + issue.j)
+        indices = copies(m, index, len(self._tiles), "drain_index", self._vendor)
         drains, unknown = Signal(), Signal()
-        m.d.sync += [index.eq(issue.accumulator + issue.j),
-                     drains.eq(issue.valid & (issue.op == _DRAIN)),
+        m.d.sync += [drains.eq(issue.valid & (issue.op == _DRAIN)),
                      unknown.eq(issue.valid & (issue.op != _DRAIN)),
                      causes[fault_bit(Fault.ENCODING)].eq(unknown)]
         drained = []
@@ -179,7 +181,7 @@ class Mxm(wiring.Component):
                 m.d.comb += [files.i_valid.eq(valid), files.i_start.eq(control[0]),
                              files.i_index.eq(control[1:]), files.i_sum.eq(
                                  self._tiles[number].o_sum),
-                             files.r_index.eq(index)]
+                             files.r_index.eq(indices[number])]
                 drained.append((number, files.r_data.as_value()))
         data_drained = Cat(value for _, value in sorted(drained, key=lambda item: item[0]))
         stages = config.drain_stages

@@ -144,12 +144,14 @@ class MxmTile(wiring.Component):
     def _check(self, m, words):
         """Parity of the words that multipliers take, collected over the tile in two registers."""
         config = self._config
-        used_1, used_2 = Signal(config.pairs), Signal(config.pairs)
-        m.d.sync += [used_1.eq(self.i_used), used_2.eq(used_1)]
+        used = Signal(config.pairs)
+        m.d.sync += used.eq(self.i_used)
+        # Every column has its own registers.
+        used = copies(m, used, config.tile_columns, "used_late", self._vendor)
         wrong = Signal(len(words))
-        for index, ((_, pair), word) in enumerate(words.items()):
+        for index, ((column, pair), word) in enumerate(words.items()):
             # An unused word resets the register, which takes no logic.
-            with m.If(used_2[pair]):
+            with m.If(used[column][pair]):
                 m.d.sync += wrong[index].eq(word[:BYTE_BITS].xor() | word[BYTE_BITS:].xor())
             with m.Else():
                 m.d.sync += wrong[index].eq(0)

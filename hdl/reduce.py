@@ -8,7 +8,8 @@ from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS
 from arch.queues import Stream
-from hdl.choose import operand
+from hdl.cells import copies
+from hdl.choose import GROUP, operand
 from hdl.logic_cells import add
 from hdl.pipeline import clearable, delay, limit, shift_coarse, shift_fine
 from hdl.reciprocal import Reciprocal
@@ -98,13 +99,15 @@ class Red(wiring.Component):
         function = delay(m, done & is_function, Reciprocal.LATENCY, "function", reset=True)
         take_max = delay(m, op == _OP["MAX"], 1, "take_max")
         largest = delay(m, largest, 1, "largest")
-        y, valid, collision = Signal(signed(16), reset_less=True), Signal(), Signal()
-        m.d.sync += [y.eq(Mux(function, reciprocal.o.as_signed(),
-                              Mux(take_max, largest, rounded))),
-                     valid.eq(plain | function), collision.eq(plain & function)]
-        y = delay(m, y, after, "y")
-        m.d.comb += [self.o_red.valid.eq(delay(m, valid, after, "valid", reset=True)),
-                     *[lane.eq(y) for lane in self.o_red.data]]
+        y, valid, collision = Signal(signed(16)), Signal(), Signal()
+        m.d.comb += y.eq(Mux(function, reciprocal.o.as_signed(), Mux(take_max, largest, rounded)))
+        m.d.sync += [valid.eq(plain | function), collision.eq(plain & function)]
+        m.d.comb += self.o_red.valid.eq(delay(m, valid, after, "valid", reset=True))
+        # Every group of lanes has its own register.
+        ys = copies(m, delay(m, y, after, "y"), -(-self._config.lanes // GROUP), "y",
+                    self._vendor)
+        m.d.comb += [lane.eq(ys[number // GROUP].as_signed())
+                     for number, lane in enumerate(self.o_red.data)]
         late = delay(m, collision, 1 + after, "collision", reset=True)
         m.d.comb += self.fault.causes[fault_bit(Fault.COLLISION)].eq(late)
         return m

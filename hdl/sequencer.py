@@ -141,7 +141,7 @@ class Sequencer(wiring.Component):
         config, host = self._config, self.host
         rows = memory.Memory(shape=16 * ROW_WORDS, depth=config.param_rows, init=[])
         # Distributed, because the weights leave no block RAM.
-        tokens = memory.Memory(shape=16, depth=config.context, init=[],
+        tokens = memory.Memory(shape=config.token_bits, depth=config.context, init=[],
                                attrs={"ram_style": "distributed"})
         m.submodules.rows, m.submodules.tokens = rows, tokens
         row_read, row_write = rows.read_port(domain="comb"), rows.write_port(granularity=16)
@@ -163,7 +163,7 @@ class Sequencer(wiring.Component):
             token_write.en.eq(stored | host.w_en & in_tokens & (host.address < config.context))]
         m.d.sync += [stored.eq(stores & ~self.prompt & (after < config.context)),
                      row_word.eq(row_read.data)]
-        token_word = Signal(16, reset_less=True)
+        token_word = Signal(config.token_bits, reset_less=True)
         m.d.sync += token_word.eq(token_read.data)
         m.d.sync += [asked.eq(host.r_en & (in_rows | in_tokens)), known.eq(asked),
                      wrote.eq(host.w_en & (in_rows | in_tokens))]

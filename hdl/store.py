@@ -33,9 +33,9 @@ class StoreBus(wiring.Component):
     -------
     valid, source : by bank, whether it writes on the next cycle, and what.
     streams : operands.
-    host_en, host_data : what the host writes takes the place of RED, on all wires.
+    host_en, host_data : what the host writes on the next cycle, in the place of RED.
     o_lanes : `checked` lanes of the stream.
-    o_scalar : a `checked` lane of RED, which is the same on all of them.
+    o_scalars : a `checked` lane of RED, which is the same on all of them, for every group of lanes.
     o_scalar_en : whether a bank that RED has wires of its own to writes RED, or nothing.
     o_taken : by bank, whether what it writes is there.
     fault_0, fault_1, ... : OPERAND, CONFLICT and ENCODING of a bank.
@@ -49,7 +49,8 @@ class StoreBus(wiring.Component):
             "streams": In(StreamsSignature(config)),
             "host_en": In(1), "host_data": In(LANE_BITS),
             "o_lanes": Out(data.ArrayLayout(WORD_BITS, config.lanes)),
-            "o_scalar": Out(WORD_BITS), "o_scalar_en": Out(banks), "o_taken": Out(banks),
+            "o_scalars": Out(data.ArrayLayout(WORD_BITS, -(-config.lanes // GROUP))),
+            "o_scalar_en": Out(banks), "o_taken": Out(banks),
             **{f"fault_{bank}": Out(FaultSignature()) for bank in range(banks)}})
         self._sources = [source for source in sources_of(UNITS["mem_write"].field("x"), config)
                          if source != Stream.NONE]
@@ -62,16 +63,19 @@ class StoreBus(wiring.Component):
         chosen = Const(Stream.RED)
         for bank in reversed(banks):
             chosen = Mux(shares[bank], self.source[bank], chosen)
-        scalar = Signal(LANE_BITS)
         bits = self._place_bits()
         chosen_here = copies(m, chosen[:bits], -(-self._config.lanes // GROUP), "chosen",
                              self._vendor)
-        m.d.comb += [scalar.eq(Mux(self.host_en, self.host_data, self.streams.red.data[0])),
-                     self.o_scalar.eq(checked(scalar))]
+        scalars = [Mux(here[0], here[1:], self.streams.red.data[GROUP * group]) for group, here
+                   in enumerate(copies(m, Cat(self.host_en, self.host_data), len(self.o_scalars),
+                                       "host", self._vendor))]
+        m.d.comb += [there.eq(checked(scalar))
+                     for there, scalar in zip(self.o_scalars, scalars)]
         for number in range(self._config.lanes):
             lane = Signal(LANE_BITS, name=f"lane_{number}")
             m.d.comb += [
-                lane.eq(self._pick(m, chosen_here[number // GROUP], lambda stream, side: scalar if stream == Stream.RED
+                lane.eq(self._pick(m, chosen_here[number // GROUP], lambda stream, side:
+                                   scalars[number // GROUP] if stream == Stream.RED
                                    else side.data[number])),
                 self.o_lanes[number].eq(checked(lane))]
         for bank, share in enumerate(shares):
