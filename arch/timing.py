@@ -14,7 +14,8 @@ from arch.config import Config
 from arch.hostmap import power_of_two
 from arch.queues import queue_ids
 
-#: Cycles from the barrier to the earliest issue of a queue: fetch, operand substitution, load.
+#: Cycles from the barrier to the earliest issue of a queue: fetch, operand substitution, load, and one
+#: for the slice to decode.
 FIRST_ISSUE = 4
 #: Least distance between the last issue before a LOOP and the next one behind it, in the next round
 #: or behind the last one. A wait that is shorter than legal faults where the shortest would be.
