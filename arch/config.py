@@ -227,7 +227,8 @@ PROFILES = {
                                       ("r3", 32), ("w0", 32), ("w2", 32), ("w3", 32))),
     # For a part with 28 multipliers, 56 block RAMs and 24,000 LUTs.
     "ecp5_25k": Config(name="ecp5_25k", rows=4, columns=4, tile_columns=2, weight_depth=5120,
-                       accumulators=32, mxm_stages=1, const_depth=1024, context=64, vocab_max=128,
+                       mem_depth=48, mxm_stages=1, reduce_stages=1, const_depth=1024, context=64,
+                       vocab_max=128,
                        program_depth=(("*", 48), ("vxm", 96), ("kv", 16), ("sample", 16),
                                       ("perm", 16), ("red", 16), ("const", 32), ("r1", 64),
                                       *((f"w{bank}", 32) for bank in range(4)))),
