@@ -100,8 +100,10 @@ class Sequencer(wiring.Component):
             done.eq(registers.abort | ~self.ended.all() | at_limit
                     | ~self.prompt & (self.sampled == registers.halt_token))]
         m.d.comb += [ends.eq(begun & (done | faults.fault)), self.barrier.eq(turn)]
+        # On the first cycle of a step that may not begin, its length means nothing.
         m.d.sync += [cycle.eq(cycle + 1), self.stop.eq(ends), turn.eq(self.restart),
-                     self.restart.eq(running & ~self.restart & ~turn & (cycle + 3 >= length))]
+                     self.restart.eq(running & ~self.restart & ~turn & ~begun
+                                     & (cycle + 3 >= length))]
         # A step that does not begin may have its values.
         with m.If(ends):
             m.d.sync += running.eq(0)

@@ -91,6 +91,9 @@ def test_write_and_read_back():
         assert await wire.read(Space.MEM, address + 8, 3) == [words[8], 0xBEEF, words[10]]
         await wire.write(Space.TOKENS, 3, [7, 8, 9])
         assert await wire.read(Space.TOKENS, 2, 4) == [0, 7, 8, 9]
+        # Of a token as many bits are kept as tokens have.
+        await wire.write(Space.TOKENS, 4, [0xA55A, 0xFFFF])
+        assert await wire.read(Space.TOKENS, 3, 3) == [7, 0x5A, 0xFF]
         await wire.write(Space.ROWS, row_address(2, 3), [11, 12, 13])
         assert await wire.read(Space.ROWS, row_address(2, 2), 5) == [0, 11, 12, 13, 0]
         await wire.write(Space.ROWS, 0, [])
@@ -207,22 +210,22 @@ def test_a_write_is_done_once():
         assert await wire.read(Space.TOKENS, 0, 2) == [31, 32]
         await wire.send(stuffed(with_crc(header(Command.OPEN, 0xF5, Space.REGISTERS, 0, 0))))
         await wire.reply(0xF5, Space.REGISTERS, 0, 0)
-        await wire.send(stuffed(write_frame(0xF6, Space.TOKENS, 0, [0xF5F6, 0xF6F5])))
-        await wire.reply(0xF6, Space.TOKENS, 0, 2)
-        assert await wire.read(Space.TOKENS, 0, 2) == [0xF5F6, 0xF6F5]
+        await wire.send(stuffed(write_frame(0xF6, Space.ROWS, 0, [0xF5F6, 0xF6F5])))
+        await wire.reply(0xF6, Space.ROWS, 0, 2)
+        assert await wire.read(Space.ROWS, 0, 2) == [0xF5F6, 0xF6F5]
     simulate(scenario)
 
 
 def test_check_gives_the_crc_of_what_a_read_gives():
     async def scenario(wire, dut):
         words = [7, 0xFFFF, 0xF5F6, 9]
-        await wire.write(Space.TOKENS, 3, words)
+        await wire.write(Space.ROWS, 3, words)
         for count in (4, 0):
-            await wire.send(with_crc(header(Command.CHECK, 3, Space.TOKENS, 3, count)))
-            await wire.reply(3, Space.TOKENS, 3, count)
+            await wire.send(with_crc(header(Command.CHECK, 3, Space.ROWS, 3, count)))
+            await wire.reply(3, Space.ROWS, 3, count)
             payload = struct.pack(f"<{count}H", *words[:count])
             assert await wire.take(4) == with_crc(payload)[-4:]
-        assert await wire.read(Space.TOKENS, 3, 4) == words
+        assert await wire.read(Space.ROWS, 3, 4) == words
         await wire.send(with_crc(header(Command.CHECK, 3, Space.TOKENS, CONFIG.context, 1)))
         await wire.reply(3, Space.TOKENS, CONFIG.context, 1, Status.RANGE)
     simulate(scenario)
@@ -316,7 +319,8 @@ def test_state_of_a_step():
     simulator.add_testbench(testbench)
     simulator.add_testbench(monitor, background=True)
     simulator.run()
-    assert states == [(7, 70, 0, 1, 3)] * 30 + [(8, 71, 1, 0, 4)] * 41
+    # The run is over two cycles after its last one; on the first of them everything changes.
+    assert states[:-1] == [(7, 70, 0, 1, 3)] * 30 + [(8, 71, 1, 0, 4)] * 41
 
 
 def test_stop_token_and_second_run():
@@ -382,6 +386,17 @@ def test_a_full_context_of_events_waits_for_a_slow_host():
             assert (at, cycles) == (position, 8)
         assert flags & EventFlag.LAST
     simulate(scenario)
+
+
+def test_a_run_that_ends_where_rows_end():
+    """The row of the step that does not begin was never written."""
+    async def scenario(wire, dut):
+        await prepare(wire, ROWS[:1], [50], FIRST=7, LIMIT=8)
+        await wire.write(Space.REGISTERS, Register.COMMAND, [RUN])
+        assert await wire.event() == (EventFlag.SAMPLED | EventFlag.LAST, 7, 0, 20)
+        assert await wire.read(Space.REGISTERS, Register.STATUS, 1) == [0]
+    barriers = simulate(scenario)
+    assert [after - before for before, after in zip(barriers, barriers[1:])] == [20]
 
 
 async def after_barrier(ctx, dut, cycles):
