@@ -15,7 +15,8 @@ from hdl.sequencer import event_layout
 CRC_BYTES = 4
 FRAME_BITS = 8 * HEADER_BYTES
 #: Cycles after which an access that nobody answers counts as done; a read gives 0. The slowest
-#: answer is that of a program: 20 cycles (`hdl.program.ProgramPort`), and two registers on the way.
+#: answer is that of word 15 of a program: 20 cycles (`hdl.program.ProgramPort`), and three registers
+#: on the way (`hdl.bus.BusTap`, and that of all answers).
 ANSWER_LIMIT = 31
 #: Bits that tell the registers apart.
 REGISTER_BITS = 6

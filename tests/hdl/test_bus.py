@@ -28,18 +28,29 @@ def seen(ctx, dut):
                  for name in ("space", "address", "w_data", "w_en", "r_en"))
 
 
-def test_requests_pass_one_cycle_later_and_are_held():
+def test_requests_pass_two_cycles_later_and_are_held():
     async def testbench(ctx, dut):
+        # The host port holds what it asks for until the answer.
         ask(ctx, dut, Space.MEM, 0x123, 0xBEEF, w_en=1)
+        before = seen(ctx, dut)
+        await ctx.tick()
+        assert seen(ctx, dut) == before
+        ask(ctx, dut, Space.MEM, 0x123, 0xBEEF)
         await ctx.tick()
         assert seen(ctx, dut) == (Space.MEM, 0x123, 0xBEEF, 1, 0)
         # Without a request nothing changes, whatever the wires carry.
         ask(ctx, dut, Space.PATTERNS, 0x3FF, 0xFFFF)
-        await ctx.tick()
-        assert seen(ctx, dut) == (Space.MEM, 0x123, 0xBEEF, 0, 0)
+        for _ in range(3):
+            await ctx.tick()
+            assert seen(ctx, dut) == (Space.MEM, 0x123, 0xBEEF, 0, 0)
         ask(ctx, dut, Space.PATTERNS, 0x3FF, 0, r_en=1)
         await ctx.tick()
+        assert seen(ctx, dut) == (Space.MEM, 0x123, 0xBEEF, 0, 0)
+        ask(ctx, dut, Space.PATTERNS, 0x3FF, 0)
+        await ctx.tick()
         assert seen(ctx, dut) == (Space.PATTERNS, 0x3FF, 0, 0, 1)
+        await ctx.tick()
+        assert seen(ctx, dut) == (Space.PATTERNS, 0x3FF, 0, 0, 0)
     simulate((Space.PATTERNS, Space.MEM), 1024, testbench)
 
 
@@ -47,11 +58,15 @@ def test_requests_for_others_change_nothing():
     async def testbench(ctx, dut):
         ask(ctx, dut, Space.TOKENS, 37, 5, w_en=1)
         await ctx.tick()
+        ask(ctx, dut, Space.TOKENS, 37, 5)
+        await ctx.tick()
+        assert seen(ctx, dut) == (Space.TOKENS, 37, 5, 1, 0)
         for space in set(Space) - {Space.TOKENS}:
             for enables in ({"w_en": 1}, {"r_en": 1}):
-                ask(ctx, dut, space, 12, 9, **enables)
-                await ctx.tick()
-                assert seen(ctx, dut) == (Space.TOKENS, 37, 5, 0, 0)
+                for request in (enables, {}, {}):
+                    ask(ctx, dut, space, 12, 9, **request)
+                    await ctx.tick()
+                    assert seen(ctx, dut) == (Space.TOKENS, 37, 5, 0, 0)
     simulate((Space.TOKENS,), 64, testbench)
 
 
