@@ -141,9 +141,9 @@ async def operand_faults(dut):
             bench.faults["mxm"].expect(at + missing, {Fault.OPERAND})
         at += 6
     for op in CODES["kv"]:
-        bench.streams.put(at - 1, Stream.CONST, range(LANES))
-        bench.issues["kv"].send(at, op, address=2 if op == "READ_OUT" else 1, x=Stream.CONST)
-        bench.streams.put(at + 1, Stream.CONST, range(LANES))
+        bench.streams.put(at - 1, Stream.VXM, range(LANES))
+        bench.issues["kv"].send(at, op, address=2 if op == "READ_OUT" else 1, x=Stream.VXM)
+        bench.streams.put(at + 1, Stream.VXM, range(LANES))
         if op != "READ_OUT":
             # Word 1 may hold anything from now on.
             bench.faults["kv"].expect(at, {Fault.OPERAND})
@@ -166,12 +166,13 @@ async def encoding_faults(dut):
     bad += [("mxm", "MATMUL", good | {name: source}) for name in ("x0", "x1")
             for source in reserved("mxm", name)]
     bad += [("drain", code, {}) for code in range(16) if code not in CODES["drain"].values()]
-    bad += [("kv", code, {"x": Stream.CONST}) for code in range(16)
+    bad += [("kv", code, {"x": Stream.VXM}) for code in range(16)
             if code not in CODES["kv"].values()]
     bad += [("kv", op, {"x": source}) for op in ("WRITE_K", "WRITE_V")
             for source in reserved("kv", "x")]
     for unit, op, fields in bad:
-        bench.streams.put(at, Stream.CONST, np.ones(LANES))
+        for stream in (Stream.CONST, Stream.VXM):
+            bench.streams.put(at, stream, np.ones(LANES))
         bench.issues[unit].send(at, op, **fields)
         bench.faults[unit].expect(at, {Fault.ENCODING})
         at += 1
@@ -193,7 +194,8 @@ async def address_faults(dut):
     for address in OUTSIDE:
         for op in CODES["kv"]:
             bench.vector(at, Stream.CONST, np.ones(LANES))
-            bench.issues["kv"].send(at, op, address=address, x=Stream.CONST)
+            bench.vector(at, Stream.VXM, np.ones(LANES))
+            bench.issues["kv"].send(at, op, address=address, x=Stream.VXM)
             bench.faults["kv"].expect(at, {Fault.ADDRESS})
             at += 1
         bench.issues["mxm"].send(at - 1, "MATMUL", order=Order.HOLD, address=address, start=1,

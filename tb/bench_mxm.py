@@ -156,7 +156,7 @@ def random_instruction(rng, unit):
     del fields["accumulator"]
     op = str(rng.choice(["WRITE_K", "WRITE_V", "READ_OUT", "READ_OUT"]))
     if op != "READ_OUT":
-        fields |= {"half0": int(rng.integers(CONFIG.groups)), "x": wired("kv", "x")[rng.integers(3)]}
+        fields |= {"half0": int(rng.integers(CONFIG.groups)), "x": Stream.VXM}
     return op, fields
 
 

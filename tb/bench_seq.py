@@ -136,7 +136,7 @@ class SeqBench(Bench):
         for cycle in range(barrier - 1, now + 20):
             state = self.state.states[cycle]
             wanted = {"barrier": cycle in barriers, "restart": cycle + 1 in barriers,
-                      "stop": cycle == now + 1, "busy": cycle <= now}
+                      "stop": cycle == now + 2, "busy": cycle <= now + 1}
             for name, value in wanted.items():
                 if state[name] != value:
                     raise Mismatch(f"cycle {cycle - barrier} of the run: {name} is {state[name]}")
@@ -302,6 +302,9 @@ async def registers(dut):
     digest = np.frombuffer(CONFIG.digest(), "<u2").tolist()
     identity = ("MAGIC", "PROTOCOL", "DIGEST0", "DIGEST1", "DIGEST2", "DIGEST3")
     assert await bench.get(*identity) == [0x4D45, 2, *digest]
+    # A token is kept with as many bits as tokens have.
+    await bench.host.write(Space.TOKENS, 3, 0xA55A)
+    assert await bench.host.read(Space.TOKENS, 3) == 0xA55A % CONFIG.vocab_max == 0x5A
     await bench.set(MAGIC=0, STATUS=3, POSITION=9)
     assert await bench.get("MAGIC", "STATUS", "POSITION") == [0x4D45, 0, 0]
     for space in set(Space) - {Space.REGISTERS, Space.ROWS, Space.TOKENS}:

@@ -86,7 +86,7 @@ class MxmBench(Bench):
             self.model.drain(at, accumulator + members["j"])
         return at
 
-    def write(self, cycle, op, lanes=None, rng=None, half0=0, x=Stream.CONST, **repeats):
+    def write(self, cycle, op, lanes=None, rng=None, half0=0, x=Stream.VXM, **repeats):
         """WRITE_K or WRITE_V; the vectors as in `matmul`."""
         for at, members in expand(cycle, **repeats):
             vector = self.vector(at, x, lanes, rng)

@@ -79,8 +79,7 @@ def random_kv(bench, rng, length, at=1, lowest=0):
         fields = {"address": int(rng.integers(lowest, config.weight_depth - count)), "s1": 1,
                   "d1": int(rng.choice([1, 1, 2])), "n1": count, "half0": int(rng.integers(0, 4))}
         for cycle, issue in expand(at, **fields):
-            source = int(rng.choice(sources_of(UNITS["kv"].field("x"), config)))
-            bench.issue(cycle, "kv", op, x=source, **issue)
+            bench.issue(cycle, "kv", op, x=Stream.VXM, **issue)
             if op != "READ_OUT":
-                feed(bench, rng, cycle, source)
+                feed(bench, rng, cycle, Stream.VXM)
         at = cycle + int(rng.integers(1, 12))

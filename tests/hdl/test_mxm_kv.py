@@ -31,7 +31,7 @@ def test_writes_among_matmuls(config, position):
     at = 3
     while at < 250:
         op, address = str(rng.choice(["WRITE_K", "WRITE_V"])), int(rng.integers(0, 24))
-        bench.issue(at, "kv", op, address=address, x=Stream.PERM, half0=int(rng.integers(0, 4)))
+        bench.issue(at, "kv", op, address=address, x=Stream.VXM, half0=int(rng.integers(0, 4)))
         if any(fault == Fault.CONFLICT for _, _, fault in Reference(bench).run(cycles)[1]):
             port = bench._schedule[at - 1]
             for name, (signal, _, idle) in list(port.items()):
@@ -39,7 +39,7 @@ def test_writes_among_matmuls(config, position):
                     del port[name]
             del bench.issues["kv"][at]
         else:
-            feed(bench, rng, at, Stream.PERM)
+            feed(bench, rng, at, Stream.VXM)
         at += int(rng.integers(1, 9))
     assert len(bench.issues["kv"]) > 20
     check(bench, cycles)

@@ -150,7 +150,7 @@ def test_operand_only_when_taken():
 def test_operand_of_writes():
     bench = MxmBench(TINY, one_word(TINY, 1))
     for at, op in enumerate(("WRITE_K", "WRITE_V", "READ_OUT"), 3):
-        bench.issue(at, "kv", op, address=1, x=Stream.CONST)
+        bench.issue(at, "kv", op, address=1, x=Stream.VXM)
     _, faults, _ = bench.run(12)
     assert faults == {(3, "kv", Fault.OPERAND), (4, "kv", Fault.OPERAND)}
 
@@ -161,8 +161,9 @@ def test_address_beyond_the_banks(address):
     bench = MxmBench(TINY, one_word(TINY, 1))
     bench.issue(3, "mxm", "MATMUL", address=address, order=Order.HOLD, x0=Stream.CONST, x1=Stream.CONST)
     for at, op in enumerate(("WRITE_K", "WRITE_V", "READ_OUT"), 3):
-        bench.issue(at, "kv", op, address=address, x=Stream.CONST)
-        bench.stream(at, Stream.CONST, [1] * 8)
+        bench.issue(at, "kv", op, address=address, x=Stream.VXM)
+        for stream in (Stream.CONST, Stream.VXM):
+            bench.stream(at, stream, [1] * 8)
     one_step(bench, 8)
     bench.issue(30, "drain", "DRAIN")
     bench.instruction(20, "kv", "READ_OUT", n1=2, address=address & 31)
@@ -178,11 +179,14 @@ def test_encoding():
     good = {"order": Order.HOLD, "x0": Stream.CONST, "x1": Stream.CONST}
     bad = [("mxm", "MATMUL", good | {"order": 3}), ("mxm", "MATMUL", good | {"x0": 10}),
            ("mxm", "MATMUL", good | {"x1": 0}), ("mxm", 5, good), ("mxm", 0, good),
-           ("drain", 0, {}), ("drain", 5, {}), ("kv", 0, {"x": 5}), ("kv", 7, {"x": 5}),
-           ("kv", "WRITE_K", {"x": 0}), ("kv", "WRITE_V", {"x": 15})]
+           ("drain", 0, {}), ("drain", 5, {}), ("kv", 0, {"x": Stream.VXM}),
+           ("kv", 7, {"x": Stream.VXM}), ("kv", "WRITE_K", {"x": Stream.CONST}),
+           ("kv", "WRITE_K", {"x": Stream.PERM}), ("kv", "WRITE_V", {"x": 0}),
+           ("kv", "WRITE_V", {"x": 15})]
     for index, (queue, op, fields) in enumerate(bad):
         bench.issue(2 + index, queue, op, **fields)
-        bench.stream(2 + index, Stream.CONST, [1] * 8)
+        for stream in (Stream.CONST, Stream.VXM, Stream.PERM):
+            bench.stream(2 + index, stream, [1] * 8)
     # Not at fault: a read-out has no source.
     bench.issue(2 + len(bad), "kv", "READ_OUT", address=0, x=12)
     _, faults, _ = bench.run(8 + len(bad))
