@@ -224,10 +224,12 @@ ONES = "\n.const 0 1 1 1 1 1 1 1 1\n.const 1 3 3 3 3 3 3 3 3"
 WEIGHTS = ".weights 0 " + " ".join(["1"] * 32 + ["2"] * 32)
 
 
-def drained(bench, cycle, **queues):
-    """The accumulators that a DRAIN issued on a cycle gives; a fault must be a CONFLICT."""
+def drained(bench, cycle, vxm="", **queues):
+    """The accumulators that a DRAIN issued on a cycle gives; a fault must be a CONFLICT. ``vxm``
+    are lines of its queue before."""
     taken = cycle + bench.drain
-    result = bench.run(more=WEIGHTS + ONES, drain=f"DRAIN at={cycle}", vxm=f"MAC at={taken} a=ACC",
+    result = bench.run(more=WEIGHTS + ONES, drain=f"DRAIN at={cycle}",
+                       vxm=f"{vxm}\nMAC at={taken} a=ACC",
                        w3=f"WRITE at={taken + bench.vxm} x=VXM halves=3", **queues)
     if result.fault:
         assert result.fault.cause == Fault.CONFLICT
@@ -253,13 +255,17 @@ def _(bench):
     return least(range(-30, 4), intact)
 
 
+#: What run-time writes take: stream VXM carries what CONST carries, around AT.
+STEADY_VXM = "MAC at=50 n1=80 a=CONST"
+
+
 def wave_and_write(bench, kind, position, matmul, write):
     """Sums of a MATMUL over ones, and a run-time write of threes, on any two cycles."""
     early = 20 - bench.const_read
     return drained(
         bench, 180, first=position, w0="WRITE at=20 x=CONST halves=3", r0="READ at=30 n1=140",
-        const=f"READ at={early}\nREAD at={early + 10} address=1 n1=120",
-        mxm=f"MATMUL at={matmul} start=1 x0=M0 x1=M0", kv=f"WRITE_{kind} at={write} x=CONST")
+        const=f"READ at={early}\nREAD at={early + 10} address=1 n1=120", vxm=STEADY_VXM,
+        mxm=f"MATMUL at={matmul} start=1 x0=M0 x1=M0", kv=f"WRITE_{kind} at={write} x=VXM")
 
 
 def over_all_places(bench, measure) -> int:
@@ -294,7 +300,8 @@ def conflicts(bench) -> dict:
         result = bench.run(
             more=WEIGHTS + ONES, w0="WRITE at=20 x=CONST halves=3", r0="READ at=30 n1=140",
             const=f"READ at={20 - bench.const_read}\nREAD at={30 - bench.const_read} n1=120",
-            mxm=f"MATMUL at={issue} start=1 x0=M0 x1=M0", kv=f"WRITE_V at={AT} x=CONST")
+            vxm=STEADY_VXM,
+            mxm=f"MATMUL at={issue} start=1 x0=M0 x1=M0", kv=f"WRITE_V at={AT} x=VXM")
         if result.fault:
             assert result.fault.cause == Fault.CONFLICT
             found[issue] = result.fault.cycle
@@ -322,8 +329,9 @@ def _(bench):
         taken = AT + offset + bench.read_out
         result = bench.run(
             more=WEIGHTS + ONES, const="READ at=4 n1=120 address=1",
-            kv=f"WRITE_K at={AT} x=CONST\nREAD_OUT at={AT + offset}",
-            vxm=f"MAC at={taken} a=ACC", w3=f"WRITE at={taken + bench.vxm} x=VXM halves=3")
+            kv=f"WRITE_K at={AT} x=VXM\nREAD_OUT at={AT + offset}",
+            vxm=f"MAC at=50 n1=50 a=CONST\nMAC at={taken} a=ACC",
+            w3=f"WRITE at={taken + bench.vxm} x=VXM halves=3")
         assert result.fault is None
         if (bench.mem(3, 0)[:bench.config.rows] == 3).all():
             return offset

@@ -79,24 +79,30 @@ def test_every_static_fault_has_a_case():
 LEGAL = {
     "kv_write_to_matmul": """
         .queue const
-            READ at={f} n1=8
+            READ at={f} n1={v+8}
+            END
+        .queue vxm
+            MAC at={f+c} a=CONST
             END
         .queue mxm
-            MATMUL at={f+c+kw} start=1 x0=CONST x1=CONST address=0
+            MATMUL at={f+c+v+kw} start=1 x0=CONST x1=CONST address=0
             END
         .queue kv
-            WRITE_K at={f+c} x=CONST address=0
+            WRITE_K at={f+c+v} x=VXM address=0
             END""",
     "matmul_to_kv_write": """
         .queue const
-            READ at={f} n1=8
+            READ at={f} n1={v+8}
+            END
+        .queue vxm
+            MAC at={f+c+mk} n1=2 a=CONST
             END
         .queue mxm
-            MATMUL at={f+c} start=1 x0=CONST x1=CONST address=0
+            MATMUL at={f+c+v} start=1 x0=CONST x1=CONST address=0
             END
         .queue kv
-            WRITE_K at={f+c+mk} x=CONST address=0
-            WRITE_V wait=1 x=CONST address=0
+            WRITE_K at={f+c+v+mk} x=VXM address=0
+            WRITE_V wait=1 x=VXM address=0
             END""",
     "matmul_to_drain": """
         .queue const
@@ -152,8 +158,11 @@ KV_ORDER = """
 .queue const
     READ at=4 n1=40
     END
+.queue vxm
+    MAC at=6 n1=30 a=CONST
+    END
 .queue kv
-    WRITE_{} at={} x=CONST address=10 index=POSITION index_shift={}
+    WRITE_{} at={} x=VXM address=10 index=POSITION index_shift={}
     END
 .queue mxm
     MATMUL at=20 n1={} s1=1 start=1 x0=CONST x1=CONST address=10
@@ -164,7 +173,7 @@ KV_ORDER = """
 def test_v_words_of_the_row_may_be_read_before_they_are_written():
     # Positions 0 to 3 write row 0 to 3 of word 10, positions 4 to 7 those of word 11: at position 0
     # word 11 was never written, and its activations are 0 in a program that means well.
-    image = assemble(KV_ORDER.format("V", 10, 2, 2).replace(".row *", ".row 0"))
+    image = assemble(KV_ORDER.format("V", 14, 2, 2).replace(".row *", ".row 0"))
     check_schedule(image)
     loaded = Machine(image.config)
     loaded.load(image)
@@ -172,7 +181,7 @@ def test_v_words_of_the_row_may_be_read_before_they_are_written():
     assert loaded.read_weights(11).tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]] * 4
     # Word 12 belongs to the next row.
     with pytest.raises(ScheduleError, match="never written"):
-        check_schedule(assemble(KV_ORDER.format("V", 10, 2, 3).replace(".row *", ".row 0")))
+        check_schedule(assemble(KV_ORDER.format("V", 14, 2, 3).replace(".row *", ".row 0")))
 
 
 @pytest.mark.parametrize("kind, shift", [("K", 3), ("V", 2)])
@@ -199,15 +208,16 @@ WAVE = """
     READ at={f} n1=20
     END
 .queue mxm
-    MATMUL at=10 start=1 x0=CONST x1=CONST
+    MATMUL at=20 start=1 x0=CONST x1=CONST
     END
 .queue kv
-    WRITE_KIND at=CYCLE x=CONST
+    WRITE_KIND at=CYCLE x=VXM
     END
 .queue drain
     DRAIN at=40
     END
 .queue vxm
+    MAC at={f+c} n1=20 a=CONST
     MAC at={40+d} a=ACC
     END
 .queue w0
@@ -217,7 +227,7 @@ WAVE = """
 
 
 def wave(profile, kind, cycle, position):
-    """Accumulators of a MATMUL issued on 10 over ones, with a write of nines; None in a conflict."""
+    """Accumulators of a MATMUL issued on 20 over ones, with a write of nines; None in a conflict."""
     ones = " ".join("1" * 64 if profile == "small" else "1" * 32)
     source = WAVE.replace("PROFILE", profile).replace("WEIGHTS", ones)
     loaded = machine(vectors.timed(source.replace("KIND", kind).replace("CYCLE", str(cycle))))
@@ -230,11 +240,11 @@ def wave(profile, kind, cycle, position):
 
 
 @pytest.mark.parametrize("position, results", [
-    # Writes issued on 6, 7, 8, 9 land four cycles later. Column 0 (tile 0) of both pairs is read
-    # on 11 and 12, column 2 (tile 1) on 12 and 13, column 6 as column 2.
+    # Writes issued on 16, 17, 18, 19 land four cycles later. Column 0 (tile 0) of both pairs is read
+    # on 21 and 22, column 2 (tile 1) on 22 and 23, column 6 as column 2.
     (0, [9, None, None, 1]), (2, [9, 9, None, None, 1]), (6, [9, 9, None, None, 1])])
 def test_a_wave_meets_write_k(position, results):
-    for cycle, result in enumerate(results, 6):
+    for cycle, result in enumerate(results, 16):
         expected = [36] * 8
         if result is not None:
             expected[position] = 36 * result
@@ -242,13 +252,13 @@ def test_a_wave_meets_write_k(position, results):
 
 
 @pytest.mark.parametrize("profile, position, results", [
-    # tiny: row 1 (pair 0) is read on 11 and 12, row 3 (pair 1) on 12 and 13.
+    # tiny: row 1 (pair 0) is read on 21 and 22, row 3 (pair 1) on 22 and 23.
     ("tiny", 1, [9, None, None, 1]), ("tiny", 3, [9, 9, None, None, 1]),
-    # small has 4 pairs and 1 tile: row 7 (pair 3) is read on 14, four cycles after the issue.
+    # small has 4 pairs and 1 tile: row 7 (pair 3) is read on 24, four cycles after the issue.
     ("small", 7, [9, 9, 9, 9, None, 1]), ("small", 0, [9, None, 1])])
 def test_a_wave_meets_write_v(profile, position, results):
     rows = 8 if profile == "small" else 4
-    for cycle, result in enumerate(results, 6):
+    for cycle, result in enumerate(results, 16):
         expected = None if result is None else [9 * (rows - 1 + result)] * 8
         assert wave(profile, "V", cycle, position) == expected, cycle
 
