@@ -64,7 +64,10 @@ class EventFlag(enum.IntFlag):
 
 
 class Space(enum.IntEnum):
-    """Address spaces; ``address_of_*`` below give their word order."""
+    """Address spaces; ``*_address`` below give their word order.
+
+    Of a word of TOKENS the lowest ``Config.token_bits`` bits are kept; above them it reads as 0.
+    """
     REGISTERS = 0
     PROGRAM = 1
     PARAMS = 2

@@ -96,7 +96,8 @@ def _tables(image: Image, config: Config, name: str) -> Iterator[Memory]:
                          Space.PARAMS, lambda word, bit: word),
         "sequencer.rows": ("rows", len(image.rows), 16 * ROW_WORDS, Space.ROWS,
                            lambda word, bit: row_address(word, bit // 16)),
-        "sequencer.tokens": ("tokens", config.context, 16, Space.TOKENS, lambda word, bit: word),
+        "sequencer.tokens": ("tokens", config.context, config.token_bits, Space.TOKENS,
+                             lambda word, bit: word),
         "perm.table": ("patterns", len(image.patterns), entry * lanes, Space.PATTERNS,
                        lambda word, bit: pattern_address(config, word, bit // entry))}
     if name in tables:

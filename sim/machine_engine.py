@@ -82,7 +82,7 @@ class MachineEngine(Engine):
             halves = machine.weights.astype(np.int8)
             words = hostlink.weight_words(np.concatenate([halves[:, 0], halves[:, 1]], axis=2))
         elif space == Space.TOKENS:
-            words = machine.tokens.astype(np.uint16)
+            words = (machine.tokens & (1 << config.token_bits) - 1).astype(np.uint16)
         elif space == Space.CONSTANTS:
             words = np.zeros((config.const_depth, config.lanes), np.uint16)
             words[:len(machine.constants)] = machine.constants.astype(np.int16).view(np.uint16)

@@ -25,7 +25,7 @@ from sim.host_engine import HostEngine, ParityError
 from sim.reference_engine import run_reference
 from sim.virtual_board import VirtualBoard
 
-#: Memories that keep all 16 bits of every word that the host writes.
+#: Memories that keep every word that the host writes: all 16 bits, of TOKENS those of a token.
 MARCHED = (Space.MEM, Space.CONSTANTS, Space.TOKENS, Space.WEIGHTS)
 #: Steps that the model of a self-test runs.
 STEPS = 8
@@ -66,14 +66,17 @@ def identity(engine: HostEngine) -> None:
 def march(engine: HostEngine, space: Space) -> None:
     """Every word of a memory takes and keeps a value that depends on its address, and its inverse.
 
-    All words are written before any is read, so that two addresses of one word are found.
+    All words are written before any is read, so that two addresses of one word are found. All 16
+    bits are written; those that the memory does not have must read as 0.
     """
     count = hostlink.space_words(engine.config, space)
+    bits = engine.config.token_bits if space == Space.TOKENS else 16
     address = np.arange(count, dtype=np.uint64)
-    value = (address * 0x9E37 ^ address >> 7 ^ 0x5A5A).astype(np.uint16)
-    for pattern in (value, ~value):
-        engine.write_space(space, 0, pattern)
-        parity = None
+    # Odd: as many words behind each other as there are values differ from each other.
+    value = (address * 0x9E37 ^ address >> bits ^ 0x5A5A).astype(np.uint16)
+    for written in (value, ~value):
+        engine.write_space(space, 0, written)
+        pattern, parity = written & (1 << bits) - 1, None
         try:
             found = engine.read_space(space, 0, count)
         except ParityError as error:
