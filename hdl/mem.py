@@ -1,6 +1,8 @@
 """Vector SRAM: the MEM banks, read and written every cycle, and the constants, read only.
 
-A word is ``lanes`` lanes of 18 bits, two bytes of nine: the ninth makes the parity of each even.
+A word of a bank is ``lanes`` lanes of 16 bits, and a bit for each that makes its parity even. One of
+the constants is ``lanes`` lanes of 18 bits, two bytes of nine: the ninth makes the parity of each
+even.
 """
 from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
@@ -90,8 +92,7 @@ class MemBank(wiring.Component):
     Attributes
     ----------
     store, checks : `amaranth.lib.memory.Memory` or None
-        The lanes, and the parity of their bytes, two bits a lane, for back-door access; None with
-        ``vendor``.
+        The lanes, and their parity, a bit each, for back-door access; None with ``vendor``.
     """
 
     def __init__(self, *, config: Config, bank: int, vendor: bool = False):
@@ -99,19 +100,18 @@ class MemBank(wiring.Component):
         super().__init__({
             "issue_read": In(IssueSignature("mem_read", config)),
             "issue_write": In(IssueSignature("mem_write", config)),
-            "lanes": In(data.ArrayLayout(WORD_BITS, config.lanes)), "scalars": In(
-                data.ArrayLayout(WORD_BITS, -(-config.lanes // GROUP))),
+            "lanes": In(data.ArrayLayout(LANE_BITS + 1, config.lanes)), "scalars": In(
+                data.ArrayLayout(LANE_BITS + 1, -(-config.lanes // GROUP))),
             "scalar_en": In(1), "taken": In(1),
             "o": Out(StreamSignature(LANE_BITS, config.lanes)),
             "fault_read": Out(FaultSignature()), "fault_write": Out(FaultSignature()),
             "host": In(BusSignature()), **written_ports(config)})
         # Block RAM would be faster, but the weights need all of it. The parity has an array of its
-        # own: RAM cells are four bits wide, so that 18 bits a lane would waste every tenth.
-        half = config.lanes // 2
+        # own: RAM cells are four bits wide, and a bit of each lane shares one with those of others.
         self._data = LutRam(width=LANE_BITS * config.lanes, depth=config.mem_depth,
                             granularity=LANE_BITS, vendor=vendor)
-        self._checks = LutRam(width=2 * config.lanes, depth=config.mem_depth,
-                              granularity=2 * half, vendor=vendor)
+        self._checks = LutRam(width=config.lanes, depth=config.mem_depth,
+                              granularity=config.lanes // 2, vendor=vendor)
         self.store, self.checks = self._data.memory, self._checks.memory
 
     def elaborate(self, platform):
@@ -126,7 +126,7 @@ class MemBank(wiring.Component):
 
     def _read(self, m, access):
         """Cycle t: read, at an address decoded before. Cycle t + 1, or ``mem_stages`` later: the
-        stream; one cycle on its parity by bytes, then what is wrong."""
+        stream; one cycle on its parity by lanes, then what is wrong."""
         config, coming = self.config, self.issue_read
         in_range, valid, beyond = coming.address < config.mem_depth, Signal(), Signal()
         data, checked = self._data, self._checks
@@ -140,8 +140,8 @@ class MemBank(wiring.Component):
         by_host = delay(m, access.r_en, 1, "by_host", reset=True)
         seen = delay(m, valid | by_host, 2 + config.mem_stages, "seen", reset=True)
         o_valid = delay(m, valid, 1 + config.mem_stages, "valid", reset=True)
-        odd = delay(m, Cat(late[8 * byte:][:8].xor() ^ late_checks[byte]
-                           for byte in range(2 * config.lanes)), 1, "odd")
+        odd = delay(m, Cat(late[LANE_BITS * lane:][:LANE_BITS].xor() ^ late_checks[lane]
+                           for lane in range(config.lanes)), 1, "odd")
         causes = self.fault_read.causes
         m.d.comb += [self.o.valid.eq(o_valid), self.o.data.as_value().eq(late)]
         m.d.sync += [causes[fault_bit(Fault.ADDRESS)].eq(beyond),
@@ -174,7 +174,7 @@ class MemBank(wiring.Component):
         halves = [bit & self.w_valid for bit in chosen]
         by_host = [access.w_en & (access.lane == lane) for lane in range(config.lanes)]
         old = self._checks.r_data
-        checks = [Mux(by_queue | by_host[lane], word[LANE_BITS:], old[2 * lane:2 * lane + 2])
+        checks = [Mux(by_queue | by_host[lane], word[LANE_BITS], old[lane])
                   for lane, word in enumerate(words)]
         m.d.comb += [
             self._data.w_address.eq(address), self._data.w_data.eq(self.w_data),

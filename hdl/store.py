@@ -7,14 +7,14 @@ from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS, sources_of
 from arch.queues import STREAM_BITS, Stream, shares_wires
-from hdl.cells import WORD_BITS, copies
+from hdl.cells import copies
 from hdl.choose import GROUP, choose
 from hdl.signatures import LANE_BITS, FaultSignature, StreamsSignature, fault_bit
 
 
 def checked(lane):
-    """A lane of 16 bits, and above it the bits that make the parity of its two bytes even."""
-    return Cat(lane[:LANE_BITS], lane[:8].xor(), lane[8:LANE_BITS].xor())
+    """A lane of 16 bits, and above it the bit that makes the parity of both even."""
+    return Cat(lane[:LANE_BITS], lane[:LANE_BITS].xor())
 
 
 class StoreBus(wiring.Component):
@@ -48,8 +48,8 @@ class StoreBus(wiring.Component):
             "valid": In(banks), "source": In(data.ArrayLayout(STREAM_BITS, banks)),
             "streams": In(StreamsSignature(config)),
             "host_en": In(1), "host_data": In(LANE_BITS),
-            "o_lanes": Out(data.ArrayLayout(WORD_BITS, config.lanes)),
-            "o_scalars": Out(data.ArrayLayout(WORD_BITS, -(-config.lanes // GROUP))),
+            "o_lanes": Out(data.ArrayLayout(LANE_BITS + 1, config.lanes)),
+            "o_scalars": Out(data.ArrayLayout(LANE_BITS + 1, -(-config.lanes // GROUP))),
             "o_scalar_en": Out(banks), "o_taken": Out(banks),
             **{f"fault_{bank}": Out(FaultSignature()) for bank in range(banks)}})
         self._sources = [source for source in sources_of(UNITS["mem_write"].field("x"), config)

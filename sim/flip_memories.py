@@ -38,8 +38,8 @@ class Memory:
         Of a word.
     space : Space or None
     address : callable
-        ``address(word, bit)``: the 16-bit word of ``space`` that the bit, or the byte whose parity
-        it is, belongs to.
+        ``address(word, bit)``: the 16-bit word of ``space`` that the bit, or what it is the parity
+        of, belongs to.
     """
     kind: str
     name: str
@@ -70,7 +70,7 @@ def memories(image: Image, names: Iterable[str]) -> Iterator[Memory]:
             yield Memory("KV cache", name, sorted({*range(config.weight_depth)} - {*loaded}), 18,
                          Space.WEIGHTS, weight)
         elif match := _MEM.search(name):
-            bank, bits = int(match[1]), 2 if match[2] == "checks" else 16
+            bank, bits = int(match[1]), 1 if match[2] == "checks" else 16
             yield Memory("MEM", name, range(config.mem_depth), bits * config.lanes, Space.MEM,
                          lambda word, bit, bank=bank, bits=bits:
                          mem_address(config, bank, word, bit // bits))

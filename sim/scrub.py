@@ -2,7 +2,7 @@
 
 What was loaded is compared by CRCs that the machine computes (CHECK of `arch.hostmap`): a few bytes
 travel for each part. What steps change, MEM and the KV cache, is read by the machine, which checks
-the parity of every byte that it reads. Of the weights that the image gives, those words that are 0
+the parity of all that it reads. Of the weights that the image gives, those words that are 0
 count as KV cache.
 """
 import numpy as np

@@ -181,8 +181,8 @@ async def read_faults(dut):
 async def parity(dut):
     """A flipped bit is found by every read, a cycle behind the vector, until its lane is written."""
     bench = MemBench(dut)
-    word, bit = DAMAGED_MEM
-    lane = bit // 2
+    # Of the parity, which has a bit a lane.
+    word, lane = DAMAGED_MEM
     at = await bench.start(fill=(word - 1,))
 
     def damaged_read(cycle):

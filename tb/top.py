@@ -28,7 +28,7 @@ QUEUES = ("vxm", "drain", "kv", "r0")
 #: Words with one bit flipped from the start, ``(word, bit)``: of the weight bank (column, pair), of
 #: the parity of the MEM bank and of the constants.
 DAMAGED_WEIGHTS = {(1, 0): (1023, 0), (6, 1): (1022, 17)}
-DAMAGED_MEM, DAMAGED_CONST = (63, 2 * 5 + 1), (127, 8)
+DAMAGED_MEM, DAMAGED_CONST = (63, 5), (127, 8)
 
 
 def slices(config: Config) -> dict:

@@ -55,10 +55,9 @@ def flip(engine, space, address, bit):
         word, lane = divmod(address, TINY.lanes)
         name, at = "const.data", 18 * lane + bit
     else:
-        # The parity of a bank of MEM, bits 8 and 17 of a lane, has an array of its own.
+        # The parity of a bank of MEM, bit 16 of a lane, has an array of its own.
         (bank, word), lane = divmod(address // TINY.lanes, TINY.mem_depth), address % TINY.lanes
-        byte, place = divmod(bit, 9)
-        part, at = ("checks", 2 * lane + byte) if place == 8 else ("data", 16 * lane + bit - byte)
+        part, at = ("checks", lane) if bit == 16 else ("data", 16 * lane + bit)
         name = f"mem.bank{bank}.{part}"
     memories = engine._memories()
     name = next(known for known in memories if known.startswith(name))
@@ -70,11 +69,11 @@ T = timing(TINY)
 MEM = "r1", 40 + T.mem_read + 1
 #: When the multipliers of the first row pair and tile get their weights, and two cycles more.
 ARRAY = 80 + T.weight_read + 2 + 2
-#: Space, address, bit of the 18, and the read that meets it, its queue and its cycle; None where
-#: nothing reads it.
+#: Space, address, bit of the 18, of MEM of the 17, and the read that meets it, its queue and its
+#: cycle; None where nothing reads it.
 CASES = {
     "mem": (Space.MEM, mem_address(TINY, 1, 6, 0), 3, MEM),
-    "mem parity of the last lane": (Space.MEM, mem_address(TINY, 1, 6, 7), 17, MEM),
+    "mem parity of the last lane": (Space.MEM, mem_address(TINY, 1, 6, 7), 16, MEM),
     "mem not read": (Space.MEM, mem_address(TINY, 1, 7, 0), 0, None),
     "mem of another bank": (Space.MEM, mem_address(TINY, 2, 6, 0), 0, None),
     "const": (Space.CONSTANTS, constant_address(TINY, 3, 5), 8, ("const", 10 + T.const_read)),

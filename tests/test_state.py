@@ -86,7 +86,7 @@ def fill_with_garbage(engine, seed: int) -> None:
     for name, words in engine._memories().items():
         bits = 18 * TINY.lanes if name.startswith("const") else 18
         if name.startswith("mem."):
-            bits = TINY.lanes * (2 if ".checks" in name else 16)
+            bits = TINY.lanes * (1 if ".checks" in name else 16)
         if not name.endswith((".data", ".memory")):
             continue
         used = words[:, :-(-bits // 8)]

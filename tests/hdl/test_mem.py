@@ -267,45 +267,83 @@ def test_two_banks_write(bank, first, second, conflict):
     simulate(dut, testbench)
 
 
+async def is_damaged(ctx, dut, config, word, by_host=False) -> bool:
+    """Whether a read of a word gives PARITY, on the cycle behind the stream and on no other."""
+    due = 1 + timing(config).mem_read + 2
+    if by_host:
+        ctx.set(dut.host.address, mem_address(config, BANK, word, 0))
+        ctx.set(dut.host.space, int(Space.MEM))
+        ctx.set(dut.host.r_en, 1)
+    else:
+        issue(ctx, dut.issue_read, address=word)
+    # The queue reads on cycle 1, and so does the host.
+    found = set()
+    for cycle in range(1, due + 3):
+        await ctx.tick()
+        issue(ctx, dut.issue_read)
+        ctx.set(dut.host.r_en, 0)
+        if causes(ctx, dut.fault_read):
+            assert causes(ctx, dut.fault_read) == {Fault.PARITY} and cycle == due
+            found.add(cycle)
+    return bool(found)
+
+
 @pytest.mark.parametrize("stages", [0, 2])
 def test_parity(stages):
-    """Every stored bit is checked: one that flips gives PARITY, on the cycle behind the stream."""
-    config = TINY.replace(mem_stages=stages)
-    rng = np.random.default_rng(5)
+    """Each of the 17 bits of every lane is checked, whether the host has written it or a queue: one
+    that flips gives PARITY."""
+    config, rng = TINY.replace(mem_stages=stages), np.random.default_rng(5)
+    dut, rows = Bank(config=config), {7: "host", 8: "queue"}
 
-    def once(flip):
-        dut = Bank(config=config)
-        values = rng.integers(-32768, 32768, LANES)
-
-        async def testbench(ctx):
-            for lane, value in enumerate(values):
-                await access(ctx, dut, Space.MEM, mem_address(config, BANK, 7, lane), value)
-            lanes, checks = dut.store.data[7], dut.checks.data[7]
-            word = stored(values)
+    async def testbench(ctx):
+        for word, writer in rows.items():
+            values = rng.integers(-32768, 32768, LANES)
+            if writer == "host":
+                for lane, value in enumerate(values):
+                    await access(ctx, dut, Space.MEM, mem_address(config, BANK, word, lane), value)
+            else:
+                issue(ctx, dut.issue_write, address=word, x=int(Stream.VXM), halves=3)
+                await ctx.tick()
+                issue(ctx, dut.issue_write)
+                drive(ctx, dut, Stream.VXM, values)
+                await ctx.tick()
+            lanes, checks = dut.store.data[word], dut.checks.data[word]
             assert ctx.get(lanes) == pack(values, 16)
-            assert ctx.get(checks) == sum((word >> 9 * byte + 8 & 1) << byte
-                                          for byte in range(2 * LANES))
-            if flip is not None:
-                byte, bit = divmod(flip, 9)
-                cell, bit = (checks, byte) if bit == 8 else (lanes, 8 * byte + bit)
-                ctx.set(cell, ctx.get(cell) ^ 1 << bit)
+            assert ctx.get(checks) == sum(((int(value) & 0xFFFF).bit_count() & 1) << lane
+                                          for lane, value in enumerate(values))
             for by_host in (False, True):
-                if by_host:
-                    ctx.set(dut.host.address, mem_address(config, BANK, 7, 0))
-                    ctx.set(dut.host.space, int(Space.MEM))
-                    ctx.set(dut.host.r_en, 1)
-                else:
-                    issue(ctx, dut.issue_read, address=7)
-                # The queue reads on cycle 1, and so does the host.
-                for cycle in range(1, timing(config).mem_read + 5):
-                    await ctx.tick()
-                    issue(ctx, dut.issue_read)
-                    ctx.set(dut.host.r_en, 0)
-                    due = flip is not None and cycle == 1 + timing(config).mem_read + 2
-                    assert causes(ctx, dut.fault_read) == ({Fault.PARITY} if due else set())
-        simulate(dut, testbench)
-    for flip in (None, 0, 7, 8, 9, 17, 18, 18 * LANES - 1, *rng.integers(0, 18 * LANES, 6)):
-        once(None if flip is None else int(flip))
+                assert not await is_damaged(ctx, dut, config, word, by_host)
+            for lane in range(LANES):
+                for bit in range(17):
+                    cell, place = (checks, lane) if bit == 16 else (lanes, 16 * lane + bit)
+                    ctx.set(cell, ctx.get(cell) ^ 1 << place)
+                    for by_host in (False, True):
+                        assert await is_damaged(ctx, dut, config, word, by_host), (lane, bit)
+                    ctx.set(cell, ctx.get(cell) ^ 1 << place)
+            assert not await is_damaged(ctx, dut, config, word)
+    simulate(dut, testbench)
+
+
+@pytest.mark.parametrize("lane", [0, 3, 4, 7])
+@pytest.mark.parametrize("of_parity", [False, True])
+def test_the_host_repairs_the_lane_that_it_writes(lane, of_parity):
+    """A lane is damaged until it is written itself: no other lane of its half repairs or hides it."""
+    dut = Bank(config=TINY)
+
+    async def testbench(ctx):
+        for other in range(LANES):
+            # Lanes of either parity.
+            await access(ctx, dut, Space.MEM, mem_address(TINY, BANK, 5, other), 6 + other)
+        cell, place = (dut.checks, lane) if of_parity else (dut.store, 16 * lane + 9)
+        ctx.set(cell.data[5], ctx.get(cell.data[5]) ^ 1 << place)
+        for other in range(LANES):
+            if other != lane:
+                await access(ctx, dut, Space.MEM, mem_address(TINY, BANK, 5, other), 1 + other)
+                assert await is_damaged(ctx, dut, TINY, 5)
+        await access(ctx, dut, Space.MEM, mem_address(TINY, BANK, 5, lane), 1 + lane)
+        assert not await is_damaged(ctx, dut, TINY, 5)
+        assert await word_of(ctx, dut, 5) == list(range(1, 1 + LANES))
+    simulate(dut, testbench)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["tiny", "stages", "ecp5_85k"])
