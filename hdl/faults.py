@@ -49,7 +49,9 @@ class FaultRecorder(wiring.Component):
             m.d.sync += [self.fault.eq(0), kept.eq(0)]
         # Kept on every cycle, the last time on that of a fault: whether there is one comes late.
         with m.Elif(~self.fault):
-            m.d.sync += [self.fault.eq(self.now), kept.eq(self.causes), cycle.eq(self.event_cycle)]
+            m.d.sync += [kept.eq(self.causes), cycle.eq(self.event_cycle)]
+            with m.If(self.now):
+                m.d.sync += self.fault.eq(1)
         m.d.comb += self.cycle.eq(Mux(self.fault, cycle, 0))
         # One cycle later the cause, two cycles later the queue.
         queues = range(len(QUEUES))

@@ -27,7 +27,7 @@ _SOURCE = re.compile(r"^ *attribute \\src .*\n", re.MULTILINE)
 _ROUTER = ("--router", "router2")
 #: What nextpnr says as it begins a part of its work, and how we call that.
 _PHASES = {"Packing": "packing", "Creating initial": "placing", "Running simulated": "placing",
-           "Running main router": "routing", "Running main": "placing", "Setting up routing": "routing"}
+           "Running main router": "routing", "Running main": "placing", "Routing": "routing"}
 
 
 class TimingError(Exception):

@@ -40,7 +40,7 @@ print("Info: Routing..", file=sys.stderr)
 _YOSYS = """
 import pathlib
 assert "synth_ecp5" in open("synth.ys").read() and "EHXPLLL" in open("top.il").read()
-pathlib.Path("netlist.json").write_text("{}")
+pathlib.Path("netlist.json").write_text('{"modules": {"top": {"cells": {}}}}')
 """
 _ECPPACK = """
 import sys

@@ -64,8 +64,9 @@ def test_registers_and_memories_start_anyhow(tiny, expected):
             seen.add(tuple(read_anyhow(engine, Space.MEM, 64).tolist()))
             engine.load(tiny.image)
             runs_the_same(engine, expected)
-    # Verilator fills all words of a memory with the same bits.
-    assert len(seen) == 20 and all(len(set(words)) == TINY.lanes for words in seen)
+    # Verilator fills all words of a memory with the same bits; a write enable that starts set changes
+    # a word before the reset.
+    assert len(seen) == 20 and all(len(set(words)) >= TINY.lanes for words in seen)
 
 
 # Memories before the load.
