@@ -85,7 +85,7 @@ def row_load(config: Config) -> int:
     A run loads its first row and the one behind it before its first barrier; every other row is
     loaded during the ``config.columns`` steps of the row before it.
     """
-    return power_of_two(queue_ids(config)) * power_of_two(config.param_columns) + 4
+    return power_of_two(queue_ids(config)) * power_of_two(config.param_columns) + 5
 
 
 def step_minimum(config: Config) -> int:
@@ -106,7 +106,8 @@ def timing(config: Config) -> Timing:
     sample_skew = GENERATOR_ROUNDS + 5
     return Timing(
         mem_read=1 + config.mem_stages,
-        mem_write_to_read=1,
+        # A register between the wires to the banks and what is chosen for them.
+        mem_write_to_read=2,
         const_read=2 + config.const_stages,
         matmul_to_drain=matmul_to_drain,
         # A step issued on cycle u writes the first tile's accumulators at the end of cycle
@@ -128,6 +129,6 @@ def timing(config: Config) -> Timing:
         reduce_function=11 + config.reduce_stages,
         sample_skew=sample_skew,
         sample_gap=config.lanes // 2,
-        # Product (2), key, comparison; the last pair of lanes comes lanes / 2 cycles after the take.
-        sample=sample_skew + config.lanes // 2 + 4,
+        # Product (2), key, comparisons (2); the last pair of lanes comes lanes / 2 cycles after the take.
+        sample=sample_skew + config.lanes // 2 + 5,
     )

@@ -28,14 +28,12 @@ class GumbelTable(wiring.Component):
     Members
     -------
     word : uniform 32 bits.
-    silent : 1: base and slope are 0; for the cycle before the outputs.
     o_base, o_slope, o_rest : the piece.
-    o_odd : a bit of base or slope has flipped; never if ``silent``.
+    o_odd : a bit of base or slope has flipped.
     """
     LATENCY = 4
 
     word: In(32)
-    silent: In(1)
     o_base: Out(signed(BASE_BITS))
     o_slope: Out(signed(SLOPE_BITS))
     o_rest: Out(REST_BITS)
@@ -57,9 +55,8 @@ class GumbelTable(wiring.Component):
                        Signal.like(self.o_slope, reset_less=True))
         check = Signal(reset_less=True)
         m.d.comb += read.addr.eq(segment)
-        m.d.sync += [base.eq(Mux(self.silent, 0, read.data.base)),
-                     slope.eq(Mux(self.silent, 0, read.data.slope)),
-                     check.eq(~self.silent & read.data.check)]
+        m.d.sync += [base.eq(read.data.base), slope.eq(read.data.slope),
+                     check.eq(read.data.check)]
         m.d.comb += [self.o_base.eq(base), self.o_slope.eq(slope),
                      self.o_odd.eq(Cat(base, slope, check).xor()),
                      self.o_rest.eq(delay(m, rest, 2, "rest"))]

@@ -1,4 +1,4 @@
-"""Distributed RAM with a write port and a read port with registers, which join what is deep."""
+"""Distributed RAM with registers at every port, which decode and join what is deep."""
 from amaranth import Module, Mux, Signal
 from amaranth.hdl import Fragment
 from amaranth.lib import memory, wiring
@@ -13,7 +13,7 @@ _DISTRIBUTED = {"ram_style": "distributed"}
 
 
 class LutRam(wiring.Component):
-    """Words that are read and written at the end of the cycle of their address.
+    """Words that are read and written at the end of the cycle behind that of their address.
 
     A read gives what was there before a write of the same cycle. Addresses of ``depth`` and above:
     undefined data, writes must not be enabled.
@@ -31,8 +31,9 @@ class LutRam(wiring.Component):
 
     Members
     -------
-    r_address, r_data : read port; the word is there one cycle after its address.
-    w_address, w_data, w_en : write port, an enable per part of ``granularity`` bits.
+    r_address, r_data : read port; the word is there two cycles after its address.
+    w_address, w_en, w_data : write port, an enable per part of ``granularity`` bits; the data come
+        one cycle behind the others.
 
     Attributes
     ----------
@@ -56,19 +57,29 @@ class LutRam(wiring.Component):
                 Fragment.get(self.memory, platform)  # Else Amaranth warns of an unused memory.
             return platform.cell(self, depth=self._depth, granularity=self._granularity)
         m = Module()
+        self._late = {}
+        for port in ("r_address", "w_address", "w_en"):
+            register = Signal.like(getattr(self, port), name=f"{port}_late",
+                                   reset_less=port != "w_en")
+            m.d.sync += register.eq(getattr(self, port))
+            self._late[port] = register
         if not self._vendor:
             m.submodules.data = self.memory
-            m.d.comb += self.r_data.eq(self._connect(m, self.memory, 1, self.w_en, "word"))
+            m.d.comb += self.r_data.eq(self._connect(m, self.memory, 1, self._late["w_en"],
+                                                     "word"))
             return m
         joined = 0
         for number in range(-(-self._depth // CELL_DEPTH)):
             block = memory.Memory(shape=len(self.r_data), depth=CELL_DEPTH, init=[],
                                   attrs=_DISTRIBUTED)
             m.submodules[f"block_{number}"] = block
-            read, write = (address[_CELL_BITS:] == number
-                           for address in (self.r_address, self.w_address))
+            # Which block it is has a register of its own, beside that of the address.
+            read, write = (Signal(name=f"{side}s_{number}", reset_less=True) for side in (
+                "read", "write"))
+            m.d.sync += [read.eq(self.r_address[_CELL_BITS:] == number),
+                         write.eq(self.w_address[_CELL_BITS:] == number)]
             w_en = Signal.like(self.w_en)
-            m.d.comb += w_en.eq(self.w_en & write.replicate(len(w_en)))
+            m.d.comb += w_en.eq(self._late["w_en"] & write.replicate(len(w_en)))
             joined = joined | self._connect(m, block, read, w_en, f"word_{number}")
         m.d.comb += self.r_data.eq(joined)
         return m
@@ -78,7 +89,8 @@ class LutRam(wiring.Component):
         read, write = store.read_port(domain="comb"), store.write_port(
             granularity=self._granularity)
         word = Signal.like(self.r_data, name=name, reset_less=True)
-        m.d.comb += [read.addr.eq(self.r_address), write.addr.eq(self.w_address),
+        m.d.comb += [read.addr.eq(self._late["r_address"]),
+                     write.addr.eq(self._late["w_address"]),
                      write.data.eq(self.w_data), write.en.eq(w_en)]
         m.d.sync += word.eq(Mux(selected, read.data, 0))
         return word

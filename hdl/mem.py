@@ -39,7 +39,7 @@ def damaged(word, lanes: int):
 
 
 def written_ports(config: Config) -> dict:
-    """What a queue writes to a bank on this cycle, for simulation."""
+    """What a queue writes to a bank, a cycle behind the issue, for simulation."""
     return {"w_valid": Out(1), "w_address": Out(config.mem_address_bits), "w_halves": Out(2),
             "w_data": Out(LANE_BITS * config.lanes)}
 
@@ -87,7 +87,8 @@ class MemBank(wiring.Component):
     fault_read : ADDRESS; PARITY on the cycle behind the stream, also of what the host reads.
     fault_write : ADDRESS.
     host : as of `Mem`, for this bank; ``w_en`` comes two cycles behind what is written.
-    w_valid, w_address, w_halves, w_data : what a queue writes on this cycle, for simulation.
+    w_valid, w_address, w_halves, w_data : what a queue writes on this cycle, the one behind the
+        issue, for simulation.
 
     Attributes
     ----------
@@ -130,10 +131,10 @@ class MemBank(wiring.Component):
         config, coming = self.config, self.issue_read
         in_range, valid, beyond = coming.address < config.mem_depth, Signal(), Signal()
         data, checked = self._data, self._checks
-        address = Signal(config.mem_address_bits, reset_less=True)
-        m.d.sync += [address.eq(Mux(coming.valid, coming.address, access.word)),
-                     valid.eq(coming.valid & in_range), beyond.eq(coming.valid & ~in_range)]
-        m.d.comb += [data.r_address.eq(address), checked.r_address.eq(address)]
+        address = Signal(config.mem_address_bits)
+        m.d.comb += [address.eq(Mux(coming.valid, coming.address, access.word)),
+                     data.r_address.eq(address), checked.r_address.eq(address)]
+        m.d.sync += [valid.eq(coming.valid & in_range), beyond.eq(coming.valid & ~in_range)]
         late, late_checks = (delay(m, memory.r_data, config.mem_stages, name)
                              for memory, name in ((data, "word"), (checked, "checks")))
         # What the host reads is checked as well.
@@ -148,7 +149,7 @@ class MemBank(wiring.Component):
                      causes[fault_bit(Fault.PARITY)].eq(seen & odd.any())]
 
     def _write(self, m, access):
-        """Cycle t: take the operand and write, where it has been decoded to.
+        """Cycle t: whether the operand is there. Cycle t + 1: write it, where it has been decoded to.
 
         Host and queue never write in the same cycle, or read while the host writes.
         """
@@ -165,17 +166,16 @@ class MemBank(wiring.Component):
             beyond.eq(coming.valid & ~in_range), chosen.eq(coming.halves),
             address.eq(Mux(coming.valid, coming.address, access.word)),
             causes[fault_bit(Fault.ADDRESS)].eq(beyond)]
-        m.d.comb += [
-            self.w_valid.eq(valid & self.taken),
-            self.w_address.eq(address), self.w_halves.eq(chosen),
-            self.w_data.eq(Cat(word[:LANE_BITS] for word in words))]
+        writes = valid & self.taken
+        m.d.sync += [self.w_valid.eq(writes), self.w_address.eq(address), self.w_halves.eq(chosen)]
+        m.d.comb += self.w_data.eq(Cat(word[:LANE_BITS] for word in words))
         # Halves as the queue chooses them, lanes as the host does. The parity of a half is written
         # whole: the host leaves that of the other lanes as it is, which it has read by then.
-        halves = [bit & self.w_valid for bit in chosen]
+        halves = [bit & writes for bit in chosen]
         by_host = [access.w_en & (access.lane == lane) for lane in range(config.lanes)]
-        old = self._checks.r_data
-        checks = [Mux(by_queue | by_host[lane], word[LANE_BITS], old[lane])
-                  for lane, word in enumerate(words)]
+        old, fresh = self._checks.r_data, Signal(config.lanes, reset_less=True)
+        m.d.sync += fresh.eq(Cat(by_queue | bit for bit in by_host))
+        checks = [Mux(fresh[lane], word[LANE_BITS], old[lane]) for lane, word in enumerate(words)]
         m.d.comb += [
             self._data.w_address.eq(address), self._data.w_data.eq(self.w_data),
             self._data.w_en.eq(Cat(halves[lane // half] | by_host[lane]
@@ -189,8 +189,9 @@ class Mem(wiring.Component):
     """All banks of vector SRAM: queues ``r<bank>`` and ``w<bank>``.
 
     A read issued on cycle t is on ``o_<bank>`` on cycle t + ``timing(config).mem_read``. A write
-    issued on cycle t takes its source stream on cycle t and is seen by reads from cycle t + 1 on. A
-    write without an operand or outside of the bank, and a read outside of it, is not done.
+    issued on cycle t takes its source stream on cycle t and is seen by reads from cycle
+    t + ``timing(config).mem_write_to_read`` on. A write without an operand or outside of the bank,
+    and a read outside of it, is not done.
 
     Parameters
     ----------
@@ -207,7 +208,7 @@ class Mem(wiring.Component):
     fault_w<bank> : OPERAND, CONFLICT (see `hdl.store.StoreBus`), ADDRESS and ENCODING.
     host : MEM, while no step runs: writes. A word that it reads is on ``o_<bank>``, not valid, from
         the cycle behind that of the stream on; `hdl.perm` answers.
-    w<bank>_valid, ... : what a queue writes on this cycle, for simulation.
+    w<bank>_valid, ... : what a queue writes, a cycle behind the issue, for simulation.
 
     Attributes
     ----------

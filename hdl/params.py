@@ -67,7 +67,9 @@ class ParamStore(wiring.Component):
         store = memory.Memory(shape=PARAM_BITS, depth=1 << queue_bits + rows + columns, init=[],
                               attrs={"no_rw_check": 1, "ram_style": "block"})
         m.submodules.store = store
-        read, write = store.read_port(), store.write_port()
+        # Read in the cycle and kept in a register: a synchronous port without logic for a clash.
+        read, write = store.read_port(domain="comb"), store.write_port()
+        word = Signal(PARAM_BITS, reset_less=True)
         mine = host.space == Space.PARAMS
 
         # Cycle 0: the address. Cycle 1: the word. Cycle 2: the word on its way.
@@ -92,7 +94,7 @@ class ParamStore(wiring.Component):
         m.d.sync += [taken.eq(self.busy), chosen.eq(place), taken_half.eq(half),
                      self.load.queue.eq((1 << chosen[columns:]) & taken.replicate(queues)),
                      self.load.half.eq(taken_half), self.load.column.eq(chosen),
-                     self.load.value.eq(read.data)]
+                     word.eq(read.data), self.load.value.eq(word)]
         m.d.sync += [asked.eq(host.r_en & mine), known.eq(asked),
                      wrote.eq(host.w_en & mine), host.ack.eq(known | wrote)]
         m.d.sync += host.r_data.eq(self.load.value & known.replicate(PARAM_BITS))

@@ -11,7 +11,7 @@ from arch.timing import timing
 from hdl.choose import operand
 from hdl.dsp import Multiplier
 from hdl.gumbel import REST_BITS, SLOPE_BITS, GumbelTable
-from hdl.pipeline import delay
+from hdl.pipeline import clearable, delay
 from hdl.signatures import (FaultSignature, IssueSignature, StreamsSignature, fault_bit,
                             issued)
 from hdl.threefry import Threefry
@@ -76,7 +76,7 @@ class Sampler(wiring.Component):
         self._odd = Const(0, 1)
         keys = [self._key(m, side, logit, word, greedy)
                 for side, logit, word in zip(("even", "odd"), logits, words)]
-        m.d.sync += self.fault.causes[fault_bit(Fault.PARITY)].eq(active & self._odd)
+        m.d.sync += self.fault.causes[fault_bit(Fault.PARITY)].eq(active & self._odd & ~greedy)
         # Keys of a pair are ready 3 cycles after it.
         known = Cat(Cat(side, pair) < self.vocabulary for side in (0, 1))
         pair, known, first, last = (delay(m, value, 3, name) for value, name in (
@@ -157,27 +157,32 @@ class Sampler(wiring.Component):
         # Greedy: a factor of one, and no noise.
         factor = Signal(17, name=f"factor_{side}", reset_less=True)
         m.d.sync += factor.eq(Mux(greedy, 1 << _SCALE_SHIFT, self.temperature))
-        m.d.comb += [gumbel.word.eq(word), gumbel.silent.eq(greedy),
-                     scale.a.eq(logit), scale.b.eq(factor),
-                     noise.a.eq(gumbel.o_slope), noise.b.eq(gumbel.o_rest)]
-        base = delay(m, gumbel.o_base, Multiplier.LATENCY, f"base_{side}")
+        m.d.comb += [gumbel.word.eq(word), scale.a.eq(logit), scale.b.eq(factor),
+                     noise.a.eq(gumbel.o_slope),
+                     noise.b.eq(Mux(greedy, 0, gumbel.o_rest))]
+        base = delay(m, clearable(m, gumbel.o_base, greedy, f"base_{side}"),
+                     Multiplier.LATENCY - 1, f"base_{side}")
         key = Signal(signed(_KEY_BITS), name=f"key_{side}", reset_less=True)
         scaled = (scale.p >> _SCALE_SHIFT) + base + scale.p[_SCALE_SHIFT - 1]
         m.d.sync += key.eq(scaled + (noise.p >> REST_BITS) + noise.p[REST_BITS - 1])
         return key
 
     def _choose(self, m, keys, pair, known, first, last, active):
-        """Four cycles after the pair: compare the two and the best so far all at once."""
+        """Four cycles after the pair: the larger of the two. Five: whether it is the best so far."""
         even, odd = keys
-        best = Signal(signed(_KEY_BITS), reset_less=True)
-        found, token = Signal(), Signal(self._pair_bits + 1)
-        beaten = [Signal(name=f"beaten_{index}") for index in range(2)]
-        m.d.comb += [to.eq(first | ~found | (key > best)) for to, key in zip(beaten, keys)]
         # A known odd token has a known even one before it, which wins among equals.
         take_odd = known[1] & (odd > even)
+        key = Signal(signed(_KEY_BITS), reset_less=True)
+        best = Signal(signed(_KEY_BITS), reset_less=True)
+        found, token = Signal(), Signal(self._pair_bits + 1)
+        m.d.sync += key.eq(Mux(take_odd, odd, even))
+        number, known, first, last = (delay(m, value, 1, name) for value, name in (
+            (Cat(take_odd, pair), "number"), (known[0], "is_known"), (first, "is_first"),
+            (last, "is_last")))
+        active = delay(m, active, 1, "is_active", reset=True)
         with m.If(active):
-            m.d.sync += found.eq(~first & found | known[0])
-            with m.If(known[0] & Mux(take_odd, beaten[1], beaten[0])):
-                m.d.sync += [best.eq(Mux(take_odd, odd, even)), token.eq(Cat(take_odd, pair))]
+            m.d.sync += found.eq(~first & found | known)
+            with m.If(known & (first | ~found | (key > best))):
+                m.d.sync += [best.eq(key), token.eq(number)]
         m.d.sync += self.o_token_valid.eq(active & last)
         m.d.comb += self.o_token.eq(token)

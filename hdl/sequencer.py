@@ -118,7 +118,7 @@ class Sequencer(wiring.Component):
         # The row changes with the step that begins on the next cycle.
         next_row, row_begins = after[bits_of(config.columns):][:len(self.row)], Signal()
         m.d.sync += row_begins.eq(turn & running & (next_row != self.row))
-        m.d.comb += self.load_next.eq(row_begins & ~ends)
+        m.d.sync += self.load_next.eq(row_begins & ~ends)
         m.d.comb += self.load_row.eq(Mux(self.load_start, next_row, self.row))
         self._start(m, running, starting, turn, after, events)
         self._report(m, turn, running, begun, ends, cycle, events)

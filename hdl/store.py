@@ -34,7 +34,7 @@ class StoreBus(wiring.Component):
     valid, source : by bank, whether it writes on the next cycle, and what.
     streams : operands.
     host_en, host_data : what the host writes on the next cycle, in the place of RED.
-    o_lanes : `checked` lanes of the stream.
+    o_lanes : `checked` lanes of the stream, a cycle later, like the next two.
     o_scalars : a `checked` lane of RED, which is the same on all of them, for every group of lanes.
     o_scalar_en : whether a bank that RED has wires of its own to writes RED, or nothing.
     o_taken : by bank, whether what it writes is there.
@@ -69,15 +69,19 @@ class StoreBus(wiring.Component):
         scalars = [Mux(here[0], here[1:], self.streams.red.data[GROUP * group]) for group, here
                    in enumerate(copies(m, Cat(self.host_en, self.host_data), len(self.o_scalars),
                                        "host", self._vendor))]
-        m.d.comb += [there.eq(checked(scalar))
-                     for there, scalar in zip(self.o_scalars, scalars)]
+        out = [Signal(LANE_BITS + 1, name=f"scalar_{group}", reset_less=True)
+               for group in range(len(scalars))]
+        m.d.sync += [there.eq(checked(scalar)) for there, scalar in zip(out, scalars)]
+        m.d.comb += [there.eq(scalar) for there, scalar in zip(self.o_scalars, out)]
         for number in range(self._config.lanes):
             lane = Signal(LANE_BITS, name=f"lane_{number}")
+            out = Signal(LANE_BITS + 1, name=f"out_{number}", reset_less=True)
             m.d.comb += [
                 lane.eq(self._pick(m, chosen_here[number // GROUP], lambda stream, side:
                                    scalars[number // GROUP] if stream == Stream.RED
                                    else side.data[number])),
-                self.o_lanes[number].eq(checked(lane))]
+                self.o_lanes[number].eq(out)]
+            m.d.sync += out.eq(checked(lane))
         for bank, share in enumerate(shares):
             self._check(m, bank, share & (self.source[bank] != chosen))
         return m
@@ -102,8 +106,10 @@ class StoreBus(wiring.Component):
         present, known = Signal(name=f"present_{bank}"), Signal(name=f"known_{bank}")
         place = Signal(self._place_bits(), name=f"place_{bank}", reset_less=True)
         now, meets = Signal(name=f"valid_{bank}"), Signal(name=f"conflict_{bank}")
+        scalar_en = Signal(name=f"scalar_en_{bank}", reset_less=True)
         m.d.sync += [now.eq(valid), meets.eq(conflict), place.eq(source), known.eq(0),
-                     self.o_scalar_en[bank].eq(~valid | (source == Stream.RED))]
+                     scalar_en.eq(~valid | (source == Stream.RED)),
+                     self.o_scalar_en[bank].eq(scalar_en)]
         with m.Switch(source):
             with m.Case(*map(int, self._sources)):
                 m.d.sync += known.eq(1)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from arch.boards import BoardSpec
 from arch.hostmap import PROTOCOL_VERSION
 from compiler.errors import MetronomeError
-from scripts import carry_ends, floorplan, synthesis
+from scripts import carry_ends, floorplan, output_registers, synthesis
 from sim import toolchain
 
 TOP = "top"
@@ -149,6 +149,7 @@ def _synthesise(made: Plan, folder: pathlib.Path) -> None:
         (work / f"{TOP}.il").write_text(made.rtlil)
         (work / "synth.ys").write_text(made.script)
         _checked(toolchain.yosys().run("-q", "-l", "yosys.log", "synth.ys", cwd=work), "Yosys")
+        output_registers.absorb(work / NETLIST, TOP)
         carry_ends.trim(work / NETLIST, TOP)
         if floorplan.DEVICE in made.spec.device:
             floorplan.apply(work / NETLIST, TOP)

@@ -11,7 +11,7 @@ import statistics
 from arch.config import Config, profile
 from arch.queues import QUEUES
 from compiler.errors import MetronomeError
-from scripts import floorplan
+from scripts import floorplan, output_registers
 from sim import toolchain
 
 TOP = "top"
@@ -143,6 +143,7 @@ def map_to_cells(config: Config, unit: str, folder: pathlib.Path) -> None:
     (folder / f"{TOP}.il").write_text(text)
     (folder / "synth.ys").write_text(script(TOP, "netlist.json"))
     run_yosys(folder, "-l", "yosys.log", "synth.ys")
+    output_registers.absorb(folder / "netlist.json", TOP)
 
 
 def run_yosys(folder: pathlib.Path, *arguments) -> None:

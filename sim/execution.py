@@ -87,6 +87,7 @@ class Execution:
         # A write of a weight happens in the order of execution when the first MATMUL that may see
         # it all is issued, read-outs move with it.
         self.kv_skew = self.timing.weight_write - self.timing.weight_read
+        self.write_skew = self.timing.mem_write_to_read - 1
 
     def run(self) -> None:
         for cycle, _, unit, segment, index, *issue in self._schedule():
@@ -100,7 +101,8 @@ class Execution:
             for segment in self.plan.segments:
                 unit = QUEUES[segment.queue].unit
                 write = unit == "mem_write" or segment.op in ("WRITE_K", "WRITE_V")
-                skew = {"sample": self.timing.sample_skew, "kv": self.kv_skew}.get(unit, 0)
+                skew = {"sample": self.timing.sample_skew, "kv": self.kv_skew,
+                        "mem_write": self.write_skew}.get(unit, 0)
                 columns = [segment.cycle + skew, np.full(len(segment.cycle), write)]
                 details = [np.arange(len(segment.cycle))]
                 if unit == "mxm":
@@ -142,6 +144,7 @@ class Execution:
                   self.machine.mem[bank, segment.address[index]].copy())
 
     def _mem_write(self, segment, index, cycle):
+        cycle -= self.write_skew
         bank, halves = QUEUES[segment.queue].bank, segment["halves"]
         lanes, half = self._take(segment, "x", cycle), self.config.half_columns
         address, kept = int(segment.address[index]), np.zeros(self.config.lanes, np.int16)

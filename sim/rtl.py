@@ -120,7 +120,7 @@ def lanes_of(value: int, lanes: int) -> np.ndarray:
 
 
 def place_writes(writes: np.ndarray, barriers: np.ndarray) -> np.ndarray:
-    """Turn cycles of a run into steps and cycles in the step; clear what was not written.
+    """Turn cycles of a run into steps and cycles of issue in the step; clear what was not written.
 
     Parameters
     ----------
@@ -130,8 +130,10 @@ def place_writes(writes: np.ndarray, barriers: np.ndarray) -> np.ndarray:
         The cycle before the first step, and the last cycle of every step.
     """
     placed = writes.copy()
-    step = np.searchsorted(barriers, writes["cycle"], side="left") - 1
-    placed["step"], placed["cycle"] = step, writes["cycle"] - np.asarray(barriers)[step] - 1
+    # The hardware writes on the cycle behind the issue.
+    issued = writes["cycle"] - 1
+    step = np.searchsorted(barriers, issued, side="left") - 1
+    placed["step"], placed["cycle"] = step, issued - np.asarray(barriers)[step] - 1
     half = writes["lanes"].shape[1] // 2
     for number in range(2):
         unwritten = writes["halves"] >> number & 1 == 0

@@ -44,11 +44,11 @@ class Written:
 
 def unwritten_mem(plan, written: Written, faults: list) -> None:
     """READ of a word of MEM of which a half was never written."""
-    first = np.where(written.mem, -1, plan.first_write).max(axis=2)
+    first = np.where(written.mem, -NEVER, plan.first_write).max(axis=2)
     for segment in plan.unit("mem_read"):
         bank = QUEUES[segment.queue].bank
         known = first[bank][np.clip(segment.address, 0, plan.config.mem_depth - 1)]
-        early = np.flatnonzero(known >= segment.cycle)
+        early = np.flatnonzero(known > segment.cycle - plan.timing.mem_write_to_read)
         if len(early):
             plan.fault(Fault.UNWRITTEN, segment.cycle[early[0]], segment,
                        f"word {segment.address[early[0]]} was never written", faults)

@@ -33,7 +33,7 @@ def program():
     """
     end = Instruction("END", {"n1": 1})
     first = READ + TIMES.const_read
-    multiply = SECOND + TIMES.const_read + 1 + TIMES.mem_read
+    multiply = SECOND + TIMES.const_read + TIMES.mem_write_to_read + TIMES.mem_read
     return {
         "const": [Instruction("READ", {"wait": READ, "address": 3, "n1": 2, "s1": 1,
                                        "d1": SECOND - READ}), end],
@@ -168,7 +168,7 @@ def test_program():
                 if start <= cycle < start + LENGTH}
         assert step == {(cycle, QUEUES[queue].id) for cycle, queue in expected}
         assert [(cycle, *rest) for cycle, *rest in writes if start <= cycle < start + LENGTH] == [
-            (start + cycle, bank, address, halves, data) for cycle, bank, address, halves, data in [
+            (start + cycle + 1, *write) for cycle, *write in [
                 (READ + TIMES.const_read, 0, 10, 3, writes[0][4]),
                 (SECOND + TIMES.const_read, 1, 11, 3, writes[1][4]),
                 (result, 2, 63, 2, writes[2][4])]]

@@ -165,7 +165,7 @@ def test_by_hand():
         run = bench(vocabulary=8, temperature=65535, seed=seed)
         done = instruction(run, TINY, 2, logits)
         _, faults, watched = run.run(done + 2)
-        assert done == 2 + 18 + 4 + 4
+        assert done == 2 + 18 + 4 + 5
         assert not faults and tokens_of(watched) == {done: 2}
 
 
@@ -251,9 +251,6 @@ def test_noise():
     assert not got[:, 3].any()
     noise = got[:, 0] + numerics.rshift(got[:, 1] * got[:, 2], numerics.GUMBEL_FRAC_BITS)
     assert np.array_equal(noise, numerics.gumbel(words))
-    silent = pipeline(GumbelTable(), 4, ("word", "silent"), ("o_base", "o_slope"),
-                      [(word, 1) for word in words])
-    assert not silent.any()
 
 
 def test_parity_of_the_noise(monkeypatch):
