@@ -129,6 +129,7 @@ def timing(config: Config) -> Timing:
         reduce_function=11 + config.reduce_stages,
         sample_skew=sample_skew,
         sample_gap=config.lanes // 2,
-        # Product (2), key, comparisons (2); the last pair of lanes comes lanes / 2 cycles after the take.
-        sample=sample_skew + config.lanes // 2 + 5,
+        # Product (2), key, comparisons (2), token; the last pair of lanes comes lanes / 2 cycles after
+        # the take.
+        sample=sample_skew + config.lanes // 2 + 6,
     )

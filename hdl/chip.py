@@ -112,7 +112,8 @@ class Chip(wiring.Component):
                      params.row.eq(sequencer.load_row), sequencer.loading.eq(params.busy)]
         m.submodules.programs = self._programs = programs = ProgramPort(config=self.config,
                                                                         queues=self.config.queues)
-        ended = [Const(1)] * len(QUEUES)
+        ended, idle = [Const(1)] * len(QUEUES), Signal(init=1)
+        m.d.sync += idle.eq(~sequencer.busy)
         for name in self.config.queues:
             number = QUEUES[name].id
             m.submodules[f"queue_{name}"] = queue = InstructionQueue(config=self.config, queue=name,
@@ -127,7 +128,7 @@ class Chip(wiring.Component):
             m.d.comb += queue.half.eq(sequencer.row[0])
             connect(m, params.load, queue.load)
             connect(m, getattr(programs, name), queue.program)
-            m.d.comb += queue.idle.eq(~sequencer.busy)
+            m.d.comb += queue.idle.eq(idle)
             m.d.comb += sequencer.causes[number].eq(queue_causes | faults[name].causes)
             ended[number] = late
         m.d.comb += sequencer.ended.eq(Cat(ended))

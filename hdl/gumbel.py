@@ -29,7 +29,7 @@ class GumbelTable(wiring.Component):
     -------
     word : uniform 32 bits.
     o_base, o_slope, o_rest : the piece.
-    o_odd : a bit of base or slope has flipped.
+    o_odd : a bit of base or slope has flipped, two cycles behind them.
     """
     LATENCY = 4
 
@@ -58,8 +58,12 @@ class GumbelTable(wiring.Component):
         m.d.sync += [base.eq(read.data.base), slope.eq(read.data.slope),
                      check.eq(read.data.check)]
         m.d.comb += [self.o_base.eq(base), self.o_slope.eq(slope),
-                     self.o_odd.eq(Cat(base, slope, check).xor()),
                      self.o_rest.eq(delay(m, rest, 2, "rest"))]
+        checked = Cat(base, slope, check)
+        parts = Signal(-(-len(checked) // 4), reset_less=True)
+        m.d.sync += [parts.eq(Cat(checked[first:first + 4].xor()
+                                  for first in range(0, len(checked), 4))),
+                     self.o_odd.eq(parts.xor())]
         return m
 
     def _place(self, m):

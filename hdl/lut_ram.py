@@ -32,8 +32,8 @@ class LutRam(wiring.Component):
     Members
     -------
     r_address, r_data : read port; the word is there two cycles after its address.
-    w_address, w_en, w_data : write port, an enable per part of ``granularity`` bits; the data come
-        one cycle behind the others.
+    w_address, w_data, w_en : write port, an enable per part of ``granularity`` bits; data and
+        enables come one cycle behind the address.
 
     Attributes
     ----------
@@ -58,15 +58,13 @@ class LutRam(wiring.Component):
             return platform.cell(self, depth=self._depth, granularity=self._granularity)
         m = Module()
         self._late = {}
-        for port in ("r_address", "w_address", "w_en"):
-            register = Signal.like(getattr(self, port), name=f"{port}_late",
-                                   reset_less=port != "w_en")
+        for port in ("r_address", "w_address"):
+            register = Signal.like(getattr(self, port), name=f"{port}_late", reset_less=True)
             m.d.sync += register.eq(getattr(self, port))
             self._late[port] = register
         if not self._vendor:
             m.submodules.data = self.memory
-            m.d.comb += self.r_data.eq(self._connect(m, self.memory, 1, self._late["w_en"],
-                                                     "word"))
+            m.d.comb += self.r_data.eq(self._connect(m, self.memory, 1, self.w_en, "word"))
             return m
         joined = 0
         for number in range(-(-self._depth // CELL_DEPTH)):
@@ -79,7 +77,7 @@ class LutRam(wiring.Component):
             m.d.sync += [read.eq(self.r_address[_CELL_BITS:] == number),
                          write.eq(self.w_address[_CELL_BITS:] == number)]
             w_en = Signal.like(self.w_en)
-            m.d.comb += w_en.eq(self._late["w_en"] & write.replicate(len(w_en)))
+            m.d.comb += w_en.eq(self.w_en & write.replicate(len(w_en)))
             joined = joined | self._connect(m, block, read, w_en, f"word_{number}")
         m.d.comb += self.r_data.eq(joined)
         return m

@@ -34,8 +34,8 @@ def lanes_of(word, lanes: int) -> list:
 
 
 def damaged(word, lanes: int):
-    """Whether any byte of a stored word has odd parity."""
-    return Cat(word[BYTE_BITS * byte:][:BYTE_BITS].xor() for byte in range(2 * lanes)).any()
+    """By byte, whether it has odd parity in a stored word."""
+    return Cat(word[BYTE_BITS * byte:][:BYTE_BITS].xor() for byte in range(2 * lanes))
 
 
 def written_ports(config: Config) -> dict:
@@ -166,15 +166,17 @@ class MemBank(wiring.Component):
             beyond.eq(coming.valid & ~in_range), chosen.eq(coming.halves),
             address.eq(Mux(coming.valid, coming.address, access.word)),
             causes[fault_bit(Fault.ADDRESS)].eq(beyond)]
-        writes = valid & self.taken
-        m.d.sync += [self.w_valid.eq(writes), self.w_address.eq(address), self.w_halves.eq(chosen)]
+        m.d.sync += [self.w_valid.eq(valid & self.taken), self.w_address.eq(address),
+                     self.w_halves.eq(chosen)]
         m.d.comb += self.w_data.eq(Cat(word[:LANE_BITS] for word in words))
         # Halves as the queue chooses them, lanes as the host does. The parity of a half is written
         # whole: the host leaves that of the other lanes as it is, which it has read by then.
-        halves = [bit & writes for bit in chosen]
-        by_host = [access.w_en & (access.lane == lane) for lane in range(config.lanes)]
-        old, fresh = self._checks.r_data, Signal(config.lanes, reset_less=True)
-        m.d.sync += fresh.eq(Cat(by_queue | bit for bit in by_host))
+        halves = [bit & self.w_valid for bit in self.w_halves]
+        by_host, fresh = Signal(config.lanes), Signal(config.lanes, reset_less=True)
+        m.d.sync += [by_host.eq(Mux(access.w_en, 1 << access.lane, 0)),
+                     fresh.eq(Cat(by_queue | access.w_en & (access.lane == lane)
+                                  for lane in range(config.lanes)))]
+        old = self._checks.r_data
         checks = [Mux(fresh[lane], word[LANE_BITS], old[lane]) for lane, word in enumerate(words)]
         m.d.comb += [
             self._data.w_address.eq(address), self._data.w_data.eq(self.w_data),
@@ -276,7 +278,7 @@ class ConstBank(wiring.Component):
     -------
     issue : operations of the queue.
     o : stream CONST.
-    fault : ADDRESS; PARITY on the cycle of the stream, also of what the host reads.
+    fault : ADDRESS; PARITY on the cycle behind the stream, also of what the host reads.
     host : CONSTANTS, while no step runs: writes. A word that it reads is on ``o``, not valid, from
         the cycle behind that of the stream on; `hdl.perm` answers.
 
@@ -316,12 +318,13 @@ class ConstBank(wiring.Component):
         o_valid = delay(m, valid, 2 + config.const_stages, "valid", reset=True)
         # What the host reads is checked as well.
         by_host = delay(m, access.r_en, 1, "by_host", reset=True)
-        seen = delay(m, valid | by_host, 2 + config.const_stages, "seen", reset=True)
+        seen = delay(m, valid | by_host, 3 + config.const_stages, "seen", reset=True)
+        odd = delay(m, damaged(late, config.lanes), 1, "odd")
         lanes = lanes_of(late, config.lanes)
         m.d.comb += [self.o.valid.eq(o_valid), self.o.data.as_value().eq(Cat(lanes))]
         m.d.sync += [
             self.fault.causes[fault_bit(Fault.ADDRESS)].eq(beyond),
-            self.fault.causes[fault_bit(Fault.PARITY)].eq(seen & damaged(late, config.lanes))]
+            self.fault.causes[fault_bit(Fault.PARITY)].eq(seen & odd.any())]
 
         m.d.comb += [
             write.addr.eq(access.word), write.data.eq(stored(host.w_data).replicate(config.lanes)),

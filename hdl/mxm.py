@@ -104,15 +104,17 @@ class Mxm(wiring.Component):
 
     def _address_taps(self, m, step):
         """What row pair 0 of the first tiles reads on the next cycle, on this and on those before.
+
+        Addresses by half: each has registers of its own, near its banks.
         """
         config = self._config
         bits = config.weight_address_bits
-        addresses, used = [self._issued.address[:bits]], [step.go]
+        addresses, used = [[self._issued.address[:bits]] * FEEDS], [step.go]
         for tap in range(1, config.pairs + len(self._tiles) // FEEDS):
-            address = Signal(bits, name=f"address_{tap}", reset_less=True)
             valid = Signal(name=f"used_{tap}")
-            m.d.sync += [address.eq(addresses[-1]), valid.eq(used[-1])]
-            addresses.append(address)
+            m.d.sync += valid.eq(used[-1])
+            addresses.append([copies(m, address, 1, f"address_{half}_{tap}", self._vendor)[0]
+                              for half, address in enumerate(addresses[-1])])
             used.append(valid)
         return addresses, used
 
@@ -147,7 +149,7 @@ class Mxm(wiring.Component):
                              tile.i_used.eq(before.o_used)]
                 continue
             m.d.comb += [tile.i_x[row].eq(x) for row, x in enumerate(activations[half])]
-            m.d.comb += [tile.i_address[pair].eq(addresses[1 + pair])
+            m.d.comb += [tile.i_address[pair].eq(addresses[1 + pair][half])
                          for pair in range(config.pairs)]
             m.d.comb += tile.i_used.eq(Cat(used[1:1 + config.pairs]))
         m.d.sync += self.fault_mxm.causes[fault_bit(Fault.PARITY)].eq(
@@ -201,7 +203,7 @@ class Mxm(wiring.Component):
         taps = len(port.read_used)
         m.d.comb += [port.position.eq(self.position), port.token.eq(self.token),
                      port.read_used.eq(Cat(used[:taps]))]
-        m.d.comb += [port.read_address[tap].eq(addresses[tap]) for tap in range(taps)]
+        m.d.comb += [port.read_address[tap].eq(addresses[tap][0]) for tap in range(taps)]
         return port
 
     def _output(self, m, drained, drain_valid, port):

@@ -49,7 +49,7 @@ class Sampler(wiring.Component):
     temperature : inverse temperature; 0 is greedy.
     o_token : the token with the largest key, the first among equals.
     o_token_valid : high for the first cycle of a token.
-    fault : OPERAND, ENCODING and CONFLICT; PARITY of the noise, 2 cycles behind the logits of a
+    fault : OPERAND, ENCODING and CONFLICT; PARITY of the noise, 4 cycles behind the logits of a
         pair.
     """
 
@@ -76,7 +76,8 @@ class Sampler(wiring.Component):
         self._odd = Const(0, 1)
         keys = [self._key(m, side, logit, word, greedy)
                 for side, logit, word in zip(("even", "odd"), logits, words)]
-        m.d.sync += self.fault.causes[fault_bit(Fault.PARITY)].eq(active & self._odd & ~greedy)
+        checked = delay(m, active & ~greedy, 2, "checked", reset=True)
+        m.d.sync += self.fault.causes[fault_bit(Fault.PARITY)].eq(checked & self._odd)
         # Keys of a pair are ready 3 cycles after it.
         known = Cat(Cat(side, pair) < self.vocabulary for side in (0, 1))
         pair, known, first, last = (delay(m, value, 3, name) for value, name in (
@@ -168,7 +169,8 @@ class Sampler(wiring.Component):
         return key
 
     def _choose(self, m, keys, pair, known, first, last, active):
-        """Four cycles after the pair: the larger of the two. Five: whether it is the best so far."""
+        """Four cycles after the pair: the larger of the two. Five: whether it is the best so far. Six:
+        its token."""
         even, odd = keys
         # A known odd token has a known even one before it, which wins among equals.
         take_odd = known[1] & (odd > even)
@@ -176,13 +178,18 @@ class Sampler(wiring.Component):
         best = Signal(signed(_KEY_BITS), reset_less=True)
         found, token = Signal(), Signal(self._pair_bits + 1)
         m.d.sync += key.eq(Mux(take_odd, odd, even))
-        number, known, first, last = (delay(m, value, 1, name) for value, name in (
-            (Cat(take_odd, pair), "number"), (known[0], "is_known"), (first, "is_first"),
-            (last, "is_last")))
+        number = delay(m, Cat(take_odd, pair), 2, "number")
+        first, last = delay(m, first, 1, "is_first"), delay(m, last, 1, "is_last")
+        counts = delay(m, active & known[0], 1, "counts", reset=True)
         active = delay(m, active, 1, "is_active", reset=True)
+        better, wins = Signal(), Signal()
+        m.d.comb += better.eq(counts & (first | ~found | (key > best)))
+        m.d.sync += wins.eq(better)
         with m.If(active):
-            m.d.sync += found.eq(~first & found | known)
-            with m.If(known & (first | ~found | (key > best))):
-                m.d.sync += [best.eq(key), token.eq(number)]
-        m.d.sync += self.o_token_valid.eq(active & last)
+            m.d.sync += found.eq(~first & found | counts)
+        with m.If(better):
+            m.d.sync += best.eq(key)
+        with m.If(wins):
+            m.d.sync += token.eq(number)
+        m.d.sync += self.o_token_valid.eq(delay(m, active & last, 1, "done", reset=True))
         m.d.comb += self.o_token.eq(token)

@@ -15,7 +15,7 @@ from arch.image import Image
 from sim.engine import EngineError, RunResult
 from sim.flip_memories import Memory, memories
 from sim.machine import Machine
-from sim.parity import MATMUL_PARITY, MEM_PARITY, READ_OUT_PARITY, parity_faults, place_of
+from sim.parity import MATMUL_PARITY, READ_OUT_PARITY, STREAM_PARITY, parity_faults, place_of
 from sim.scrub import CHECKED, scrub
 
 #: What may become of a flip. The last one must not occur.
@@ -241,5 +241,6 @@ class FlipCampaign:
 def latency_of(plan, place: tuple, queue: str) -> int:
     """Cycles from the read of a word to its fault, as `sim.parity` counts both."""
     times = plan.timing
-    return {Space.MEM: times.mem_read + MEM_PARITY, Space.CONSTANTS: times.const_read,
+    return {Space.MEM: times.mem_read + STREAM_PARITY,
+            Space.CONSTANTS: times.const_read + STREAM_PARITY,
             Space.WEIGHTS: MATMUL_PARITY if queue == "mxm" else READ_OUT_PARITY}[place[0]]

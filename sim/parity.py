@@ -17,8 +17,8 @@ from sim.queue_model import index_values
 MATMUL_PARITY = 4
 #: The same from the cycle on which the banks are read for a read-out.
 READ_OUT_PARITY = 6
-#: From the cycle on which a word of MEM is on its stream to the fault.
-MEM_PARITY = 1
+#: From the cycle on which a word of MEM or a constant is on its stream to the fault.
+STREAM_PARITY = 1
 
 
 def place_of(config: Config, space: Space, address: int) -> tuple:
@@ -58,10 +58,11 @@ def parity_faults(plan, position: int, token: int, damaged: set) -> list:
             bank, word = place
             for segment in plan.unit("mem_read"):
                 if QUEUES[segment.queue].bank == bank:
-                    on(segment, segment.address, word, plan.timing.mem_read + MEM_PARITY)
+                    on(segment, segment.address, word, plan.timing.mem_read + STREAM_PARITY)
         elif space == Space.CONSTANTS:
             for segment in plan.unit("const"):
-                on(segment, segment.indexed(values), *place, plan.timing.const_read)
+                on(segment, segment.indexed(values), *place,
+                   plan.timing.const_read + STREAM_PARITY)
         else:
             _weights(plan, position, token, values, place, on)
     return faults

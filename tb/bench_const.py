@@ -84,7 +84,7 @@ async def parity(dut):
     for cycle, address in enumerate((2, word, word, 2), at):
         bench.read(cycle, address)
         if address == word:
-            bench.faults.expect(cycle + bench.time.const_read, {Fault.PARITY})
+            bench.faults.expect(cycle + bench.time.const_read + 1, {Fault.PARITY})
     await bench.until(at + 10)
     await bench.host.write(Space.CONSTANTS, constant_address(CONFIG, word, bit // 18), 0x1234)
     bench.words[word][bit // 18] = 0x1234

@@ -24,7 +24,7 @@ OUTSIDE = (DEPTH, DEPTH + 1, 2 * DEPTH - 1, 4 * DEPTH - 1)
 
 
 class MemBench(Bench):
-    """Schedules reads and writes in the order of cycles, a write of a cycle behind its read."""
+    """Schedules reads and writes in the order of cycles."""
 
     def __init__(self, dut):
         super().__init__(dut, "mem")
@@ -38,6 +38,8 @@ class MemBench(Bench):
         self.write_faults = self.add_faults(f"fault_w{BANK}")
         self.trace = self.add_ports(*(f"w{BANK}_{name}" for name in TRACED), direct=True)
         self.words = np.zeros((DEPTH, LANES), np.int64)
+        #: Writes that reads do not see yet: the cycle from which on they do, word, which lanes, what.
+        self.under_way = []
 
     async def start(self, fill=range(0)):
         """Reset, and write random vectors to some words by the bus."""
@@ -53,6 +55,9 @@ class MemBench(Bench):
 
     def read(self, cycle, address):
         self.reads.send(cycle, "READ", address=address)
+        while self.under_way and self.under_way[0][0] <= cycle:
+            _, word, chosen, lanes = self.under_way.pop(0)
+            self.words[word] = np.where(chosen, lanes, self.words[word])
         if 0 <= address < DEPTH:
             self.results.expect(cycle + self.time.mem_read, self.words[address].copy())
         else:
@@ -74,9 +79,10 @@ class MemBench(Bench):
             self.write_faults.expect(cycle, faults)
             return
         chosen = np.repeat([halves & 1, halves >> 1], LANES // 2) == 1
-        self.trace.expect(cycle, {f"w{BANK}_{name}": value for name, value in zip(
+        self.trace.expect(cycle + 1, {f"w{BANK}_{name}": value for name, value in zip(
             TRACED, (1, address, halves, pack(lanes, 16)))})
-        self.words[address] = np.where(chosen, numerics.as_lane(lanes), self.words[address])
+        self.under_way.append((cycle + self.time.mem_write_to_read, address, chosen,
+                               numerics.as_lane(lanes)))
 
 
 def lanes_for(rng, stream):
@@ -101,18 +107,14 @@ async def latency(dut):
     at = await bench.start(fill=(0, DEPTH - 2))
     bench.read(at, 0)
     bench.read(at + 1, DEPTH - 2)
-    for apart in (0, bench.time.mem_write_to_read):
+    # Until then the old word is read.
+    for apart in range(bench.time.mem_write_to_read + 1):
         at += 10
-        if apart:
-            bench.write(at, 0, Stream.VXM, range(LANES))
-            bench.read(at + apart, 0)
-        else:
-            # In the same cycle the old word is read.
-            bench.read(at, 0)
-            bench.write(at, 0, Stream.VXM, np.full(LANES, -7))
+        bench.write(at, 0, Stream.VXM, np.arange(LANES) - 7 * apart)
+        bench.read(at + apart, 0)
     await bench.until(at)
     await bench.finish()
-    assert bench.results.seen == 4
+    assert bench.results.seen == 5
 
 
 @bench_test
@@ -122,8 +124,8 @@ async def halves(dut):
     at = await bench.start(fill=range(4))
     for chosen in range(4):
         bench.write(at + chosen, chosen, Stream.CONST, range(100, 100 + LANES), chosen)
-        bench.read(at + chosen + 1, chosen)
-    await bench.until(at + 4)
+        bench.read(at + chosen + bench.time.mem_write_to_read, chosen)
+    await bench.until(at + 6)
     await bench.finish()
 
 
@@ -193,10 +195,12 @@ async def parity(dut):
     bench.read(at + 2, word - 1)
     # The half without the flipped bit is written: nothing gets better.
     bench.write(at + 3, word, Stream.CONST, range(LANES), 1 if lane >= LANES // 2 else 2)
-    damaged_read(at + 4)
-    bench.write(at + 5, word, Stream.CONST, range(LANES), 3)
-    bench.read(at + 6, word)
-    await bench.until(at + 6)
+    at += 3 + bench.time.mem_write_to_read
+    damaged_read(at)
+    bench.write(at + 1, word, Stream.CONST, range(LANES), 3)
+    at += 1 + bench.time.mem_write_to_read
+    bench.read(at, word)
+    await bench.until(at)
     await bench.finish()
     assert bench.read_faults.seen == 3
 
@@ -232,12 +236,12 @@ async def store_bus(dut):
             if another and number in below:
                 bench.writes.send(at, "WRITE", address=3, x=source, halves=0)
                 bench.write_faults.expect(at, {Fault.CONFLICT})
-                bench.trace.expect(at, ANYTHING)
+                bench.trace.expect(at + 1, ANYTHING)
             else:
                 bench.write(at, 3, source, lanes)
                 if another:
                     bench.other_faults[number].expect(at, {Fault.CONFLICT})
-            bench.read(at + 1, 3)
+            bench.read(at + bench.time.mem_write_to_read, 3)
             at += 4
     await bench.until(at)
     await bench.finish()

@@ -65,8 +65,8 @@ def flip(engine, space, address, bit):
 
 
 T = timing(TINY)
-#: The cycle behind the stream.
-MEM = "r1", 40 + T.mem_read + 1
+#: The cycle behind that of the stream.
+MEM, CONST = ("r1", 40 + T.mem_read + 1), ("const", 10 + T.const_read + 1)
 #: When the multipliers of the first row pair and tile get their weights, and two cycles more.
 ARRAY = 80 + T.weight_read + 2 + 2
 #: Space, address, bit of the 18, of MEM of the 17, and the read that meets it, its queue and its
@@ -76,7 +76,7 @@ CASES = {
     "mem parity of the last lane": (Space.MEM, mem_address(TINY, 1, 6, 7), 16, MEM),
     "mem not read": (Space.MEM, mem_address(TINY, 1, 7, 0), 0, None),
     "mem of another bank": (Space.MEM, mem_address(TINY, 2, 6, 0), 0, None),
-    "const": (Space.CONSTANTS, constant_address(TINY, 3, 5), 8, ("const", 10 + T.const_read)),
+    "const": (Space.CONSTANTS, constant_address(TINY, 3, 5), 8, CONST),
     "const not read": (Space.CONSTANTS, constant_address(TINY, 4, 5), 8, None),
     "matmul": (Space.WEIGHTS, weight_address(TINY, 9, 0, 0), 0, ("mxm", ARRAY)),
     "matmul, second row pair": (Space.WEIGHTS, weight_address(TINY, 9, 1, 1), 9,

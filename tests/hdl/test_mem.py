@@ -411,17 +411,17 @@ def test_constant_faults(stages):
         issue(ctx, dut.issue, address=11)
         await ctx.tick()
         issue(ctx, dut.issue)
-        for cycle in range(1, latency + 3):
+        for cycle in range(1, latency + 4):
             await ctx.tick()
             assert ctx.get(dut.o.valid) == (cycle == latency)
-            assert causes(ctx, dut.fault) == ({Fault.PARITY} if cycle == latency + 1 else set())
+            assert causes(ctx, dut.fault) == ({Fault.PARITY} if cycle == latency + 2 else set())
         # The host reads a lane of the word, which is not the flipped one.
         ctx.set(dut.host.space, int(Space.CONSTANTS))
         ctx.set(dut.host.address, constant_address(config, 11, 0))
         ctx.set(dut.host.r_en, 1)
         await ctx.tick()
         ctx.set(dut.host.r_en, 0)
-        for cycle in range(1, latency + 3):
+        for cycle in range(1, latency + 4):
             await ctx.tick()
-            assert causes(ctx, dut.fault) == ({Fault.PARITY} if cycle == latency + 1 else set())
+            assert causes(ctx, dut.fault) == ({Fault.PARITY} if cycle == latency + 2 else set())
     simulate(dut, testbench)
