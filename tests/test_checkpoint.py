@@ -149,6 +149,7 @@ def test_random_checkpoint_is_seeded_and_of_sane_size():
     assert a.norm_att.mean() == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.slow
 def test_truncation_at_every_offset(tmp_path):
     data = hand_made()
     for size in range(len(data)):

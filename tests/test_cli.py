@@ -89,6 +89,7 @@ def test_generate_json(run):
     assert result["utilisation"] == pytest.approx(useful / (128 * sum(result["cycles"])), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_engines_agree_on_seeded_text(run):
     texts = []
     for engine in ("reference", "machine"):

@@ -335,8 +335,8 @@ def test_initial_values_go():
 def test_place_writes():
     config = profile("tiny")
     log = np.zeros(3, engines.write_log_type(config))
-    # Steps of 10 and 5 cycles behind a barrier on cycle 100.
-    log["cycle"], log["halves"], log["lanes"] = [101, 110, 111], [3, 1, 2], 7
+    # Steps of 10 and 5 cycles behind a barrier on cycle 100; writes come a cycle behind the issue.
+    log["cycle"], log["halves"], log["lanes"] = [102, 111, 112], [3, 1, 2], 7
     placed = rtl.place_writes(log, np.array([100, 110, 115]))
     assert placed["step"].tolist() == [0, 0, 1] and placed["cycle"].tolist() == [0, 9, 0]
     assert placed["lanes"].tolist() == [[7] * 8, [7] * 4 + [0] * 4, [0] * 4 + [7] * 4]

@@ -141,6 +141,7 @@ def test_report_counts_what_saturates():
     assert found["saturated"] > 0.9 * found["values"] == 0.9 * 8 * 16
 
 
+@pytest.mark.slow
 def test_report_of_the_command_line(tmp_path, capsys):
     text = tmp_path / "text"
     text.write_text("ROMEO:\nWhat light through yonder window breaks?\n")

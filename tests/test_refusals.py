@@ -99,6 +99,7 @@ def test_wrong_tokenizer(place, refused, command):
     assert "tokenizer" in refused(*command, "--model", MODEL)
 
 
+@pytest.mark.slow
 def test_model_too_large(refused, image):
     """The resource, how much of it is missing, and the profiles that have it."""
     line = refused("compile", "--profile", "tiny", "-o", "out")

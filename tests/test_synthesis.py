@@ -11,6 +11,7 @@ from sim import toolchain
 TINY = profile("tiny")
 
 
+@pytest.mark.slow
 def test_synthesised_is_simulated():
     """Nothing but the cells of the platform hook depends on the vendor."""
     plain, vendor = (digest(Chip(config=TINY, vendor=vendor)) for vendor in (False, True))

@@ -210,6 +210,7 @@ def test_load_reads_scores(tmp_path):
     assert load_tokenizer(path, 264).encode("aab") == [1, 259, 262, 261]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocabulary", [BYTE_PAIR, CHARACTER])
 def test_truncation_at_every_offset(tmp_path, vocabulary):
     data = file_bytes(vocabulary)
