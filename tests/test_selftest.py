@@ -104,7 +104,7 @@ def test_a_broken_line(failures, monkeypatch):
     begin = made.verilog.index("module \\metronome_tiny.mem.bank1.data (")
     end = made.verilog.index("endmodule", begin)
     whole = made.verilog[begin:end]
-    broken = whole.replace("data[r_address]", "data[r_address & 6'd61]")
+    broken = whole.replace("data[r_address_late]", "data[r_address_late & 6'd61]")
     assert broken != whole
     monkeypatch.setattr(rtl_files, "generate", lambda *arguments: dataclasses.replace(
         made, verilog=made.verilog[:begin] + broken + made.verilog[end:]))
