@@ -11,8 +11,9 @@ TINY = ModelConfig(dim=32, hidden_dim=44, n_layers=2, n_heads=8, n_kv_heads=4, v
                    seq_len=32, tied=True)
 
 #: Files that simulate hardware in Python, or compile many models: all of it is slow.
-SLOW_FILES = {"test_chip.py", "test_hostile_files.py", "test_large.py", "test_large_shapes.py",
-              "test_mxm.py", "test_mxm_kv.py", "test_mxm_timing.py", "test_shapes.py", "test_vxm.py"}
+SLOW_FILES = {"test_chip.py", "test_formats.py", "test_hostile_files.py", "test_large.py",
+              "test_large_shapes.py", "test_mxm.py", "test_mxm_kv.py", "test_mxm_timing.py",
+              "test_shapes.py", "test_vxm.py"}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -72,6 +72,7 @@ def complaint(result):
 
 # generate.
 
+@pytest.mark.slow
 def test_generate_json(run):
     status, out, _ = run("generate", "--engine", "machine", "--prompt", "ROMEO:", "--tokens", "9",
                          "--check", "--json")
@@ -110,6 +111,7 @@ def test_generate_streams_text(run, image):
     assert "5 tokens" in err
 
 
+@pytest.mark.slow
 def test_image_gives_what_the_model_gives(run, image):
     results = []
     for source in (["--image", image], []):
@@ -119,6 +121,7 @@ def test_image_gives_what_the_model_gives(run, image):
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_check_names_the_first_difference(run, monkeypatch):
     compile_ = metronome.compile
 
@@ -135,6 +138,7 @@ def test_check_names_the_first_difference(run, monkeypatch):
     assert "MEM bank" in line and "cycle" in line and "vector" in line
 
 
+@pytest.mark.slow
 def test_check_sees_a_wrong_cycle_count(run, monkeypatch):
     monkeypatch.setattr("compiler.pipeline.Compiled.predicted",
                         lambda self, position, prompt=False: 2541)
@@ -304,6 +308,7 @@ def test_disasm_reassembles(run, program, tmp_path):
 
 # The Python face.
 
+@pytest.mark.slow
 def test_session_reads_back_what_it_generated():
     program = metronome.compile(metronome.load_model())
     with metronome.Session(program, engine="machine") as session:

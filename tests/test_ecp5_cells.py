@@ -90,11 +90,13 @@ def prove(folder, models: str) -> None:
     synthesis.run_yosys(folder, "-l", "log", "proof.ys")
 
 
+@pytest.mark.slow
 @needs_yosys
 def test_logic_cells_are_those_of_yosys(tmp_path):
     prove(tmp_path, CELLS.read_text())
 
 
+@pytest.mark.slow
 @needs_yosys
 @pytest.mark.parametrize("right, wrong", [
     ("INIT[{D, C, B, A}]", "INIT[{D, C, A, B}]"),

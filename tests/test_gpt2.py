@@ -244,6 +244,7 @@ def test_positions_lie_in_the_weight_banks(tiny_gpt2):
 
 # The shipped model.
 
+@pytest.mark.slow
 def test_shipped_model_loses_little(shipped, golden):
     """Nats per character of the integers against float, on the validation windows of torch's."""
     program = metronome.compile(shipped, "ecp5_85k")
