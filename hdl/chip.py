@@ -7,10 +7,11 @@ from arch.config import Config
 from arch.hostmap import Space
 from arch.queues import QUEUES, Stream, mem_stream
 from hdl.bus import BusSignature, BusTap
+from hdl.const import ConstBank
 from hdl.host import HostPort, space_words
 from hdl.icu import InstructionQueue
 from hdl.kv_port import HOST_READ_LATENCY
-from hdl.mem import ConstBank, Mem
+from hdl.mem import Mem
 from hdl.mxm import Mxm
 from hdl.params import ParamStore
 from hdl.perm import Perm

@@ -30,27 +30,25 @@ class FaultRecorder(wiring.Component):
     causes : by queue id, as in `hdl.signatures.FaultSignature`.
     event_cycle : cycle in the step, one cycle ago.
     clear : forget.
-    now : a cause is high on this cycle.
-    fault : a fault has been kept; from the cycle after ``now`` on.
+    fault : a fault has been kept; from the cycle after the first cause on.
     cause, queue, cycle : which. Valid two cycles after ``fault`` has risen.
     """
 
     def __init__(self):
         super().__init__({
             "causes": In(data.ArrayLayout(_CAUSES, len(QUEUES))), "event_cycle": In(16),
-            "clear": In(1), "now": Out(1), "fault": Out(1), "cause": Out(4), "queue": Out(8),
+            "clear": In(1), "fault": Out(1), "cause": Out(4), "queue": Out(8),
             "cycle": Out(16)})
 
     def elaborate(self, platform):
         m = Module()
         kept, cycle = Signal(data.ArrayLayout(_CAUSES, len(QUEUES))), Signal(16)
-        m.d.comb += self.now.eq(self.causes.as_value().any())
         with m.If(self.clear):
             m.d.sync += [self.fault.eq(0), kept.eq(0)]
         # Kept on every cycle, the last time on that of a fault: whether there is one comes late.
         with m.Elif(~self.fault):
             m.d.sync += [kept.eq(self.causes), cycle.eq(self.event_cycle)]
-            with m.If(self.now):
+            with m.If(self.causes.as_value().any()):
                 m.d.sync += self.fault.eq(1)
         m.d.comb += self.cycle.eq(Mux(self.fault, cycle, 0))
         # One cycle later the cause, two cycles later the queue.

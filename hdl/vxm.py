@@ -152,7 +152,7 @@ class Vxm(wiring.Component):
         act = silu | gelu
         m.d.comb += [
             control.max.eq(issue.op == _OP["MAX"]), control.exp.eq(exp), control.act.eq(act),
-            control.silu.eq(silu), control.gelu.eq(gelu), control.pre.eq(issue.pre), 
+            control.silu.eq(silu), control.gelu.eq(gelu), control.pre.eq(issue.pre),
             control.post.eq(Mux(act, numerics.ACT_FRAC_BITS, issue.post)),
             control.b_float.eq(issue.b_float & ~exp & ~act),
             control.narrow.eq(~issue.wide | exp | act),

@@ -47,9 +47,10 @@ def units() -> dict:
     ``chip`` is the whole machine, ``icu_<queue>`` the first queue of each instruction format.
     """
     from hdl.chip import Chip
+    from hdl.const import ConstBank
     from hdl.host import HostPort
     from hdl.icu import InstructionQueue
-    from hdl.mem import ConstBank, Mem
+    from hdl.mem import Mem
     from hdl.mxm import Mxm
     from hdl.perm import Perm
     from hdl.reduce import Red

@@ -8,8 +8,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import Out, connect, flipped
 
 from arch.config import Config, profile
+from hdl.const import ConstBank
 from hdl.host import HostPort
-from hdl.mem import ConstBank, Mem
+from hdl.mem import Mem
 from hdl.mxm import Mxm
 from hdl.perm import Perm
 from hdl.reduce import Red

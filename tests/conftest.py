@@ -10,7 +10,7 @@ from compiler.pipeline import compile_model
 TINY = ModelConfig(dim=32, hidden_dim=44, n_layers=2, n_heads=8, n_kv_heads=4, vocab_size=43,
                    seq_len=32, tied=True)
 
-#: Files that simulate hardware in Python, or compile many models: all of it is slow.
+#: Files that simulate hardware in Python, or compile many models: all their tests are slow.
 SLOW_FILES = {"test_chip.py", "test_formats.py", "test_hostile_files.py", "test_large.py",
               "test_large_shapes.py", "test_mxm.py", "test_mxm_kv.py", "test_mxm_timing.py",
               "test_shapes.py", "test_vxm.py"}

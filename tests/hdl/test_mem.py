@@ -11,7 +11,8 @@ from arch.isa import UNITS, sources_of
 from arch.numerics import as_lane
 from arch.queues import Stream
 from arch.timing import timing
-from hdl.mem import ConstBank, Mem
+from hdl.const import ConstBank
+from hdl.mem import Mem
 from hdl.signatures import fault_bit, stream_width
 
 TINY = profile("tiny")
