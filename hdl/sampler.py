@@ -172,21 +172,20 @@ class Sampler(wiring.Component):
         """Four cycles after the pair: the larger of the two. Five: whether it is the best so far. Six:
         its token."""
         even, odd = keys
-        # A known odd token has a known even one before it, which wins among equals.
+        # A known token has all those before it known: an odd one the even one, which wins among
+        # equals, any the first.
         take_odd = known[1] & (odd > even)
         key = Signal(signed(_KEY_BITS), reset_less=True)
         best = Signal(signed(_KEY_BITS), reset_less=True)
-        found, token = Signal(), Signal(self._pair_bits + 1)
+        token = Signal(self._pair_bits + 1)
         m.d.sync += key.eq(Mux(take_odd, odd, even))
         number = delay(m, Cat(take_odd, pair), 2, "number")
         first, last = delay(m, first, 1, "is_first"), delay(m, last, 1, "is_last")
         counts = delay(m, active & known[0], 1, "counts", reset=True)
         active = delay(m, active, 1, "is_active", reset=True)
         better, wins = Signal(), Signal()
-        m.d.comb += better.eq(counts & (first | ~found | (key > best)))
+        m.d.comb += better.eq(counts & (first | (key > best)))
         m.d.sync += wins.eq(better)
-        with m.If(active):
-            m.d.sync += found.eq(~first & found | counts)
         with m.If(better):
             m.d.sync += best.eq(key)
         with m.If(wins):

@@ -36,7 +36,8 @@ class StoreBus(wiring.Component):
     host_en, host_data : what the host writes on the next cycle, in the place of RED.
     o_lanes : `checked` lanes of the stream, a cycle later, like the next two.
     o_scalars : a `checked` lane of RED, which is the same on all of them, for every group of lanes.
-    o_scalar_en : whether a bank that RED has wires of its own to writes RED, or nothing.
+    o_scalar_en : whether a bank that RED has wires of its own to writes RED, if it writes. What the
+        host writes is on ``o_lanes`` as well.
     o_taken : by bank, whether what it writes is there.
     fault_0, fault_1, ... : OPERAND, CONFLICT and ENCODING of a bank.
     """
@@ -108,7 +109,7 @@ class StoreBus(wiring.Component):
         now, meets = Signal(name=f"valid_{bank}"), Signal(name=f"conflict_{bank}")
         scalar_en = Signal(name=f"scalar_en_{bank}", reset_less=True)
         m.d.sync += [now.eq(valid), meets.eq(conflict), place.eq(source), known.eq(0),
-                     scalar_en.eq(~valid | (source == Stream.RED)),
+                     scalar_en.eq(source == Stream.RED),
                      self.o_scalar_en[bank].eq(scalar_en)]
         with m.Switch(source):
             with m.Case(*map(int, self._sources)):
