@@ -32,6 +32,12 @@ def test_both_ends():
     assert trim_cells(cells) == 0
 
 
+def test_an_end_goes_once():
+    cells = chain(CIN=11)
+    assert trim_cells(cells) == 1
+    assert trim_cells(cells) == 0
+
+
 def test_what_counts_stays():
     """A carry that is read, a carry into a half that adds, and cells of other kinds."""
     kept = chain(B0="1") | {"reader": cell("LUT4", A=7, Z=9)}
