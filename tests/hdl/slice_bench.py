@@ -106,15 +106,18 @@ class SliceBench:
             for source in streams_of(self.config):
                 data = Value.cast(getattr(self.dut.streams, source.name.lower()).data)
                 ctx.set(data, self._junk(stream_width(source)))
-            idle = {}
+            shown, idle = {}, {}
             for cycle in range(-1, cycles):
-                for signal, value in idle.values():
-                    ctx.set(signal, value)
-                idle = {}
+                # The simulator works all through the slice at every change: nothing is set twice.
+                coming, idle = idle, {}
                 for key, (signal, value, rest) in self._schedule.get(cycle, {}).items():
-                    ctx.set(signal, value)
+                    coming[key] = (signal, value)
                     if rest is not None:
                         idle[key] = (signal, rest)
+                for key, (signal, value) in coming.items():
+                    if shown.get(key) != value:
+                        ctx.set(signal, value)
+                        shown[key] = value
                 if cycle < 0:
                     await ctx.tick()
                     continue
