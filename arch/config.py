@@ -221,13 +221,13 @@ PROFILES = {
                     program_depth=(("*", 64), ("vxm", 96))),
     # Programs in distributed RAM, of 16 words a bank: as deep as models need, with room.
     "ecp5_85k": Config(name="ecp5_85k", activation_bits=10, mem_depth=48, const_stages=1,
-                       mxm_stages=1, reduce_stages=1, count_bits=7,
+                       mxm_stages=1, reduce_stages=3, count_bits=7,
                        program_depth=(("*", 48), ("vxm", 96), ("kv", 16), ("sample", 16),
                                       ("perm", 16), ("red", 32), ("const", 64), ("r1", 64),
                                       ("r3", 32), ("w0", 32), ("w2", 32), ("w3", 32))),
     # For a part with 28 multipliers, 56 block RAMs and 24,000 LUTs.
     "ecp5_25k": Config(name="ecp5_25k", rows=4, columns=4, tile_columns=2, weight_depth=5120,
-                       mem_depth=48, const_stages=1, mxm_stages=1, reduce_stages=1,
+                       mem_depth=48, const_stages=1, mxm_stages=1, reduce_stages=3,
                        const_depth=1024, context=64, vocab_max=128,
                        program_depth=(("*", 48), ("vxm", 96), ("kv", 16), ("sample", 16),
                                       ("perm", 16), ("red", 16), ("const", 32), ("r1", 64),

@@ -85,7 +85,7 @@ def row_load(config: Config) -> int:
     A run loads its first row and the one behind it before its first barrier; every other row is
     loaded during the ``config.columns`` steps of the row before it.
     """
-    return power_of_two(queue_ids(config)) * power_of_two(config.param_columns) + 5
+    return power_of_two(queue_ids(config)) * power_of_two(config.param_columns) + 6
 
 
 def step_minimum(config: Config) -> int:
@@ -103,7 +103,7 @@ def timing(config: Config) -> Timing:
     # The activations of the first row pair meet their weights on the third cycle; the banks take
     # two. A run-time write is taken, saturated, moved to its lines, sent to the tiles and written.
     weight_read, weight_write = 1, 4
-    sample_skew = GENERATOR_ROUNDS + 5
+    sample_skew = GENERATOR_ROUNDS + 6
     return Timing(
         mem_read=1 + config.mem_stages,
         # A register between the wires to the banks and what is chosen for them.

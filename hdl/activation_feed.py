@@ -65,7 +65,8 @@ class ActivationFeed(wiring.Component):
     i_coming : stream to take on the next cycle; ``i_take`` : hold what is taken on this cycle from
         its end on.
     i_part, i_shift : for every issue, which ``rows`` lanes of the held vector and how much to
-        shift; they meet the vector taken on the same cycle or before.
+        shift; they meet the vector taken on the same cycle or before. ``i_within`` : what
+        `still_counts` makes of the shift.
     o : activations, ``rows`` of them.
     o_valid, o_defined : whether the source of this cycle carries a vector, and whether its number
         names a stream.
@@ -77,7 +78,7 @@ class ActivationFeed(wiring.Component):
         super().__init__({
             "streams": In(StreamsSignature(config)),
             "i_coming": In(source), "i_take": In(1), "i_part": In((config.groups - 1).bit_length()),
-            "i_shift": In(shift),
+            "i_shift": In(shift), "i_within": In(16 - config.activation_bits),
             "o": Out(data.ArrayLayout(signed(config.activation_bits), config.rows)),
             "o_valid": Out(1), "o_defined": Out(1)})
 
@@ -94,7 +95,7 @@ class ActivationFeed(wiring.Component):
             m.d.sync += [held[lane].eq(lanes[lane]) for lane in range(config.lanes)]
         bits = config.activation_bits
         # Every row pair has its own registers.
-        controls = copies(m, Cat(self.i_shift, still_counts(self.i_shift, bits), self.i_part),
+        controls = copies(m, Cat(self.i_shift, self.i_within, self.i_part),
                           config.pairs, "control", vendor)
         for pair, control in enumerate(controls):
             fine = Signal(2, name=f"fine_{pair}", reset_less=True)

@@ -7,6 +7,7 @@ from arch.config import Config
 from arch.hostmap import Space
 from arch.queues import QUEUES, Stream, mem_stream
 from hdl.bus import BusSignature, BusTap
+from hdl.cells import copies
 from hdl.const import ConstBank
 from hdl.host import HostPort, space_words
 from hdl.icu import InstructionQueue
@@ -16,12 +17,17 @@ from hdl.mxm import Mxm
 from hdl.params import ParamStore
 from hdl.perm import Perm
 from hdl.pipeline import delay
-from hdl.program import ProgramPort
+from hdl.program import QUEUES_A_COPY, ProgramPort
 from hdl.reduce import Red
 from hdl.sampler import Sampler
 from hdl.sequencer import Sequencer
 from hdl.signatures import LANE_BITS, StreamsSignature, stream_width
 from hdl.vxm import Vxm
+
+
+def _fields(interface):
+    """All members of a flat interface, in one value."""
+    return Cat(getattr(interface, name) for name in interface.signature.members)
 
 
 class Chip(wiring.Component):
@@ -111,12 +117,15 @@ class Chip(wiring.Component):
         m.submodules.params = self._params = params = ParamStore(config=self.config)
         m.d.comb += [params.start.eq(sequencer.load_start), params.next.eq(sequencer.load_next),
                      params.row.eq(sequencer.load_row), sequencer.loading.eq(params.busy)]
-        m.submodules.programs = self._programs = programs = ProgramPort(config=self.config,
-                                                                        queues=self.config.queues)
+        m.submodules.programs = self._programs = programs = ProgramPort(
+            config=self.config, queues=self.config.queues, vendor=self._vendor)
         ended, idle = [Const(1)] * len(QUEUES), Signal(init=1)
         m.d.sync += idle.eq(~sequencer.busy)
-        for name in self.config.queues:
-            number = QUEUES[name].id
+        groups = -(-len(self.config.queues) // QUEUES_A_COPY)
+        counts = copies(m, sequencer.counts, groups, "counts", self._vendor)
+        loads = copies(m, _fields(params.load), groups, "loads", self._vendor)
+        for place, name in enumerate(self.config.queues):
+            number, group = QUEUES[name].id, place // QUEUES_A_COPY
             m.submodules[f"queue_{name}"] = queue = InstructionQueue(config=self.config, queue=name,
                                                                      vendor=self._vendor)
             queues[name] = queue
@@ -125,9 +134,10 @@ class Chip(wiring.Component):
             queue_causes, late = Signal.like(queue.fault.causes), Signal(name=f"ended_{name}")
             m.d.sync += [queue_causes.eq(queue.fault.causes), late.eq(queue.ended)]
             m.d.comb += [getattr(queue, port).eq(getattr(sequencer, port))
-                         for port in ("restart", "stop", "counts", "prompt", "position", "token")]
-            m.d.comb += queue.half.eq(sequencer.row[0])
-            connect(m, params.load, queue.load)
+                         for port in ("restart", "stop", "prompt", "position", "token")]
+            m.d.comb += [queue.half.eq(sequencer.row[0]),
+                         queue.counts.as_value().eq(counts[group]),
+                         _fields(queue.load).eq(loads[group])]
             connect(m, getattr(programs, name), queue.program)
             m.d.comb += queue.idle.eq(idle)
             m.d.comb += sequencer.causes[number].eq(queue_causes | faults[name].causes)

@@ -24,7 +24,7 @@ class FlashReader(wiring.Component):
     Members
     -------
     address, read, o : see above. o.valid falls with ``read``.
-    ready : ``address`` is taken on the cycle on which ``read`` and ``ready`` are set.
+    ready : the ``address`` of the cycle before is taken if ``read`` was set on it.
     select : of the flash, active high; the pin is active low. clock, out, in_ : its other pins.
     """
 
@@ -41,7 +41,9 @@ class FlashReader(wiring.Component):
         awake, last = Signal(), Signal()
         m.d.comb += [self.out.eq(shift[-1]), last.eq(phase == PERIOD - 1),
                      self.o.payload.eq(shift[:8])]
-        m.d.sync += phase.eq(0)
+        # Whoever asks decides late what to ask for.
+        read, address = Signal(), Signal.like(self.address, reset_less=True)
+        m.d.sync += [phase.eq(0), read.eq(self.read), address.eq(self.address)]
 
         def clocked(done):
             """One bit per period: out with the falling edge, in just before it."""
@@ -53,7 +55,7 @@ class FlashReader(wiring.Component):
 
         def stopped():
             """Nothing more is wanted: a read may end anywhere."""
-            with m.If(~self.read):
+            with m.If(~read):
                 m.d.sync += self.clock.eq(0)
                 m.next = "REST"
 
@@ -68,8 +70,8 @@ class FlashReader(wiring.Component):
                         m.next = "WAKE"
                     with m.Else():
                         m.d.comb += self.ready.eq(1)
-                        with m.If(self.read):
-                            m.d.sync += [shift.eq(Cat(self.address, Const(READ, 8))),
+                        with m.If(read):
+                            m.d.sync += [shift.eq(Cat(address, Const(READ, 8))),
                                          left.eq(8 + ADDRESS_BITS), self.select.eq(1)]
                             m.next = "COMMAND"
             with m.State("WAKE"):
@@ -87,7 +89,8 @@ class FlashReader(wiring.Component):
                 clocked("OFFER")
                 stopped()
             with m.State("OFFER"):
-                m.d.comb += self.o.valid.eq(self.read)
+                # Not what the read before this one has left.
+                m.d.comb += self.o.valid.eq(self.read & read)
                 with m.If(self.o.ready):
                     m.next = "NEXT"
                 stopped()

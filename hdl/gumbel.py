@@ -23,7 +23,8 @@ class GumbelTable(wiring.Component):
 
     The noise is ``base + rshift(slope * rest, GUMBEL_FRAC_BITS)``. The piece of the word that is
     on ``word`` on cycle t is on the outputs on cycle t + `LATENCY`. The table is read
-    synchronously, so that it fits a block RAM; a register behind it hides how slow that is.
+    synchronously, so that it fits a block RAM; one register behind it hides how slow that is, another
+    how far away.
 
     Members
     -------
@@ -31,7 +32,7 @@ class GumbelTable(wiring.Component):
     o_base, o_slope, o_rest : the piece.
     o_odd : a bit of base or slope has flipped, two cycles behind them.
     """
-    LATENCY = 4
+    LATENCY = 5
 
     word: In(32)
     o_base: Out(signed(BASE_BITS))
@@ -49,7 +50,7 @@ class GumbelTable(wiring.Component):
                                                    init=[
             {"base": int(base), "slope": int(slope), "check": _parity(base, slope)}
             for base, slope in zip(numerics.GUMBEL_BASE, numerics.GUMBEL_SLOPE)])
-        # Cycle 2: the read. Cycle 3: its register.
+        # Cycle 2: the read. Cycle 3: its register. Cycle 4: another.
         read = table.read_port()
         base, slope = (Signal.like(self.o_base, reset_less=True),
                        Signal.like(self.o_slope, reset_less=True))
@@ -57,9 +58,11 @@ class GumbelTable(wiring.Component):
         m.d.comb += read.addr.eq(segment)
         m.d.sync += [base.eq(read.data.base), slope.eq(read.data.slope),
                      check.eq(read.data.check)]
-        m.d.comb += [self.o_base.eq(base), self.o_slope.eq(slope),
-                     self.o_rest.eq(delay(m, rest, 2, "rest"))]
-        checked = Cat(base, slope, check)
+        late = [delay(m, value, 1, name) for value, name in (
+            (base, "base"), (slope, "slope"), (check, "check"))]
+        m.d.comb += [self.o_base.eq(late[0]), self.o_slope.eq(late[1]),
+                     self.o_rest.eq(delay(m, rest, 3, "rest"))]
+        checked = Cat(late)
         parts = Signal(-(-len(checked) // 4), reset_less=True)
         m.d.sync += [parts.eq(Cat(checked[first:first + 4].xor()
                                   for first in range(0, len(checked), 4))),

@@ -1,6 +1,6 @@
 """Host port: frames of `arch.hostmap` on a byte stream, to accesses of the internal bus and back."""
 from amaranth import Cat, Const, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ETHERNET
 from amaranth.lib.wiring import In, Out
 
@@ -92,12 +92,19 @@ class HostPort(wiring.Component):
 
     def _receive(self, m):
         """Take a header, check it, take the words of a WRITE, and have the reply sent."""
-        rx, bus, request, status = self.rx, self.bus, self._request, self._status
+        bus, request, status = self.bus, self._request, self._status
+        # What a byte is has been found out when it is acted upon.
+        rx = stream.Signature(data.StructLayout({"byte": 8, "sync": 1, "escape": 1})).create()
+        byte = self.rx.payload
+        m.d.comb += self.rx.ready.eq(~rx.valid | rx.ready)
+        with m.If(self.rx.ready):
+            m.d.sync += [rx.valid.eq(self.rx.valid), rx.payload.eq(
+                Cat(byte, byte == SYNC_REQUEST, byte == ESCAPE))]
         m.submodules.rx_crc = crc = CRC32_ETHERNET(data_width=8).create()
-        begins, data, byte = self._unescape(m)
+        begins, taken, byte = self._unescape(m, rx)
         count = Signal(range(HEADER_BYTES + CRC_BYTES + 1))
         low = Signal(8, reset_less=True)
-        m.d.comb += [crc.data.eq(byte), crc.valid.eq(begins | data), crc.start.eq(begins)]
+        m.d.comb += [crc.data.eq(byte), crc.valid.eq(begins | taken), crc.start.eq(begins)]
         # The tag of the last WRITE done; whether this one is to be done; whether it is one word.
         last, acts, one = Signal(8), Signal(), Signal()
         measured = self._measure(m, last)
@@ -114,7 +121,7 @@ class HostPort(wiring.Component):
             with m.State("HEADER"):
                 # An access of the request before holds on to its space until it is answered.
                 m.d.comb += rx.ready.eq(~self._pending)
-                with m.If(data):
+                with m.If(taken):
                     m.d.sync += count.eq(count + 1)
                     with m.If(count < HEADER_BYTES):
                         # Bytes enter at the top; after the last one byte k is in its place.
@@ -143,13 +150,13 @@ class HostPort(wiring.Component):
                         m.next = "TRAILER"
             with m.State("LOW"):
                 m.d.comb += rx.ready.eq(1)
-                with m.If(data):
+                with m.If(taken):
                     m.d.sync += low.eq(byte)
                     m.next = "HIGH"
                 unless_begun()
             with m.State("HIGH"):
                 m.d.comb += rx.ready.eq(~self._pending)
-                with m.If(data):
+                with m.If(taken):
                     m.d.sync += [bus.w_data.eq(Cat(low, byte)), self._left.eq(self._left - 1)]
                     with m.If(acts & ~one):
                         m.d.sync += [bus.w_en.eq(1), self._pending.eq(1)]
@@ -159,7 +166,7 @@ class HostPort(wiring.Component):
                 unless_begun()
             with m.State("TRAILER"):
                 m.d.comb += rx.ready.eq(1)
-                with m.If(data):
+                with m.If(taken):
                     m.d.sync += count.eq(count + 1)
                     with m.If(count == CRC_BYTES - 1):
                         m.next = "VERIFY"
@@ -180,16 +187,14 @@ class HostPort(wiring.Component):
                 with m.If(self._replied):
                     m.next = "SYNC"
 
-    def _unescape(self, m):
+    def _unescape(self, m, rx):
         """Whether the byte that is taken begins a request, whether it is one of it, and which."""
-        rx = self.rx
-        taken, sync = rx.valid & rx.ready, rx.payload == SYNC_REQUEST
-        escape = rx.payload == ESCAPE
-        escaped, begins, data = Signal(), Signal(name="begins"), Signal(name="data")
-        with m.If(taken):
+        now, sync, escape = rx.valid & rx.ready, rx.payload.sync, rx.payload.escape
+        escaped, begins, taken = Signal(), Signal(name="begins"), Signal(name="taken")
+        with m.If(now):
             m.d.sync += escaped.eq(escape)
-        m.d.comb += [begins.eq(taken & sync), data.eq(taken & ~sync & ~escape)]
-        return begins, data, rx.payload ^ Mux(escaped & ~sync, ESCAPED, 0)
+        m.d.comb += [begins.eq(now & sync), taken.eq(now & ~sync & ~escape)]
+        return begins, taken, rx.payload.byte ^ Mux(escaped & ~sync, ESCAPED, 0)
 
     def _measure(self, m, last):
         """Two cycles after the address: whether the request is none; whether its tag is the next

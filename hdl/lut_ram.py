@@ -1,10 +1,10 @@
 """Distributed RAM with registers at every port, which decode and join what is deep."""
-from amaranth import Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.hdl import Fragment
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.cells import Outline
+from hdl.cells import Outline, copies
 
 #: Words of one RAM cell of the FPGA.
 CELL_DEPTH = 16
@@ -57,38 +57,39 @@ class LutRam(wiring.Component):
                 Fragment.get(self.memory, platform)  # Else Amaranth warns of an unused memory.
             return platform.cell(self, depth=self._depth, granularity=self._granularity)
         m = Module()
-        self._late = {}
-        for port in ("r_address", "w_address"):
-            register = Signal.like(getattr(self, port), name=f"{port}_late", reset_less=True)
-            m.d.sync += register.eq(getattr(self, port))
-            self._late[port] = register
         if not self._vendor:
             m.submodules.data = self.memory
-            m.d.comb += self.r_data.eq(self._connect(m, self.memory, 1, self.w_en, "word"))
+            late = [Signal.like(address, name=name, reset_less=True) for name, address in (
+                ("r_address_late", self.r_address), ("w_address_late", self.w_address))]
+            m.d.sync += [late[0].eq(self.r_address), late[1].eq(self.w_address)]
+            m.d.comb += self.r_data.eq(self._connect(
+                m, self.memory, *late, 0, self.w_en, "word"))
             return m
+        # Which block it is has registers of its own, beside those of the address. They are 1 for the
+        # blocks that are not read: no logic on the way to the reset.
+        blocks, bits = range(-(-self._depth // CELL_DEPTH)), min(_CELL_BITS, len(self.r_address))
+        r_address, w_address = (copies(m, address[:bits], 1, name, True)[0] for name, address in (
+            ("r_place", self.r_address), ("w_place", self.w_address)))
         joined = 0
-        for number in range(-(-self._depth // CELL_DEPTH)):
+        for number in blocks:
             block = memory.Memory(shape=len(self.r_data), depth=CELL_DEPTH, init=[],
                                   attrs=_DISTRIBUTED)
             m.submodules[f"block_{number}"] = block
-            # Which block it is has a register of its own, beside that of the address.
-            read, write = (Signal(name=f"{side}s_{number}", reset_less=True) for side in (
-                "read", "write"))
-            m.d.sync += [read.eq(self.r_address[_CELL_BITS:] == number),
-                         write.eq(self.w_address[_CELL_BITS:] == number)]
-            w_en = Signal.like(self.w_en)
-            m.d.comb += w_en.eq(self.w_en & write.replicate(len(w_en)))
-            joined = joined | self._connect(m, block, read, w_en, f"word_{number}")
+            other, here = copies(m, Cat(self.r_address[_CELL_BITS:] != number,
+                                        self.w_address[_CELL_BITS:] == number), 1,
+                                 f"place_{number}", True)[0]
+            joined = joined | self._connect(m, block, r_address, w_address, other,
+                                            self.w_en & here.replicate(len(self.w_en)),
+                                            f"word_{number}")
         m.d.comb += self.r_data.eq(joined)
         return m
 
-    def _connect(self, m, store, selected, w_en, name: str):
-        """Both ports of an array; returns the register of what is read, 0 unless ``selected``."""
+    def _connect(self, m, store, r_address, w_address, elsewhere, w_en, name: str):
+        """Both ports of an array; returns the register of what is read, 0 if ``elsewhere``."""
         read, write = store.read_port(domain="comb"), store.write_port(
             granularity=self._granularity)
         word = Signal.like(self.r_data, name=name, reset_less=True)
-        m.d.comb += [read.addr.eq(self._late["r_address"]),
-                     write.addr.eq(self._late["w_address"]),
+        m.d.comb += [read.addr.eq(r_address), write.addr.eq(w_address),
                      write.data.eq(self.w_data), write.en.eq(w_en)]
-        m.d.sync += word.eq(Mux(selected, read.data, 0))
+        m.d.sync += word.eq(Mux(elsewhere, 0, read.data))
         return word

@@ -12,7 +12,7 @@ from arch.config import Config
 from arch.faults import Fault
 from arch.isa import UNITS, Order
 from hdl.accumulators import ACCUMULATOR_BITS, Accumulators
-from hdl.activation_feed import ActivationFeed
+from hdl.activation_feed import ActivationFeed, still_counts
 from hdl.cells import copies
 from hdl.kv_port import KvPort, WeightHostSignature
 from hdl.mxm_tile import MxmTile
@@ -122,12 +122,15 @@ class Mxm(wiring.Component):
         """Activations of both halves by row, skewed: row pair p on cycle t + 3 + p."""
         config, issue, causes = self._config, self._issued, self.fault_mxm.causes
         feeds = [ActivationFeed(config=config, vendor=self._vendor) for _ in range(FEEDS)]
+        # Both halves are far from here: nothing is left to be decoded on the way.
+        within = delay(m, still_counts(self.issue_mxm.shift, config.activation_bits), 1, "within")
         for number, (feed, source) in enumerate(zip(
                 feeds, (self.issue_mxm.x0, self.issue_mxm.x1))):
             m.submodules[f"feed_{number}"] = feed
             connect(m, flipped(self.streams), feed.streams)
             m.d.comb += [feed.i_coming.eq(source), feed.i_take.eq(step.take),
-                         feed.i_part.eq(step.part), feed.i_shift.eq(issue.shift)]
+                         feed.i_part.eq(step.part), feed.i_shift.eq(issue.shift),
+                         feed.i_within.eq(within)]
         missing = Cat(feed.o_defined & ~feed.o_valid for feed in feeds).any()
         unknown = ~step.known | ~Cat(feed.o_defined for feed in feeds).all()
         m.d.sync += [

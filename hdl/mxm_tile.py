@@ -144,8 +144,7 @@ class MxmTile(wiring.Component):
     def _check(self, m, words):
         """Parity of the words that multipliers take, collected over the tile in two registers."""
         config = self._config
-        used = Signal(config.pairs)
-        m.d.sync += used.eq(self.i_used)
+        used = copies(m, self.i_used, 1, "used", self._vendor)[0]
         # Every column has its own registers.
         used = copies(m, used, config.tile_columns, "used_late", self._vendor)
         wrong = Signal(len(words))

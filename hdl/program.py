@@ -8,12 +8,15 @@ from arch.hostmap import PROGRAM_CHUNKS, PROGRAM_PC_BITS, Space
 from arch.isa import unit_of, word_bits
 from arch.queues import QUEUES, queue_ids
 from hdl.bus import BusSignature, bits_of
+from hdl.cells import copies
 from hdl.choose import choose
 from hdl.logic_cells import add
 
 #: Words of one bank: the depth of a distributed RAM cell.
 BANK_WORDS = 16
 CHUNK_BITS = bits_of(PROGRAM_CHUNKS)
+#: Queues that share the registers of what comes from far away for all of them.
+QUEUES_A_COPY = 4
 
 
 class ProgramSignature(wiring.Signature):
@@ -127,6 +130,8 @@ class ProgramPort(wiring.Component):
     config : Config
     queues : tuple of str
         Names of the queues that have a port here.
+    vendor : bool
+        Keep apart what is for different groups of queues.
 
     Members
     -------
@@ -134,8 +139,8 @@ class ProgramPort(wiring.Component):
     <queue> : for the queue of that name, which must walk on while no step runs.
     """
 
-    def __init__(self, *, config: Config, queues: tuple):
-        self._queues = queues
+    def __init__(self, *, config: Config, queues: tuple, vendor: bool = False):
+        self._queues, self._vendor = queues, vendor
         self._id_bits = bits_of(queue_ids(config))
         self._widths = {name: word_bits(unit_of(name), config) for name in queues}
         super().__init__({"host": In(BusSignature()), **{
@@ -158,11 +163,13 @@ class ProgramPort(wiring.Component):
         left = Signal(bits_of(BANK_WORDS), reset_less=True)
         width = max(self._widths.values())
         word, joined = Signal(width, reset_less=True), Const(0, width)
-        for name in self._queues:
+        near = copies(m, Cat(chunk, host.w_data), -(-len(self._queues) // QUEUES_A_COPY), "written",
+                      self._vendor)
+        for place, name in enumerate(self._queues):
             port = getattr(self, name)
             joined = joined | port.word
             m.d.comb += [port.park.eq(host.r_en & ours), port.address.eq(pc),
-                         port.w_chunk.eq(chunk), port.w_data.eq(host.w_data)]
+                         Cat(port.w_chunk, port.w_data).eq(near[place // QUEUES_A_COPY])]
             m.d.sync += [port.rewind.eq(host.r_en & ours & mine[name]),
                          port.w_en.eq(host.w_en & ours & mine[name])]
         m.d.sync += [rewind.eq(reads), found.eq(walking & (left == 0)), collected.eq(found),

@@ -100,7 +100,9 @@ class Red(wiring.Component):
         take_max = delay(m, op == _OP["MAX"], 1, "take_max")
         largest = delay(m, largest, 1, "largest")
         y, valid, collision = Signal(signed(16)), Signal(), Signal()
-        m.d.comb += y.eq(Mux(function, reciprocal.o.as_signed(), Mux(take_max, largest, rounded)))
+        # What is rounded comes last.
+        other = Mux(function, reciprocal.o.as_signed(), largest)
+        m.d.comb += y.eq(Mux(function | take_max, other, rounded))
         m.d.sync += [valid.eq(plain | function), collision.eq(plain & function)]
         m.d.comb += self.o_red.valid.eq(delay(m, valid, after, "valid", reset=True))
         # Every group of lanes has its own register.

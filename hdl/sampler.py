@@ -136,19 +136,20 @@ class Sampler(wiring.Component):
         vector = [Signal(signed(16), name=f"logit_{lane}", reset_less=True)
                   for lane in range(self._config.lanes)]
         starts, ends = Signal(reset_less=True), Signal(reset_less=True)
+        # Behind the last pair it does not matter what comes: the registers need no enable.
+        m.d.sync += [to.eq(logit) for to, logit in zip(vector, vector[2:])]
         with m.If(self._valid):
             m.d.sync += [left.eq(self._pairs), starts.eq(first), ends.eq(last),
                          pair.eq(Mux(first, 0, pair + 1))]
             m.d.sync += [to.eq(logit) for to, logit in zip(vector, logits)]
         with m.Elif(left != 0):
             m.d.sync += [left.eq(left - 1), starts.eq(0)]
-            m.d.sync += [to.eq(logit) for to, logit in zip(vector, vector[2:])]
             with m.If(left != 1):
                 m.d.sync += pair.eq(pair + 1)
         return pair, vector[:2], starts, ends & (left == 1), left != 0
 
     def _key(self, m, side, logit, word, greedy):
-        """The key of one token, 3 cycles after its logit; the word comes 4 cycles before that."""
+        """The key of one token, 3 cycles after its logit; the word comes 5 cycles before that."""
         m.submodules[f"gumbel_{side}"] = gumbel = GumbelTable()
         m.submodules[f"scale_{side}"] = scale = Multiplier(
             width_a=16, width_b=17, vendor=self._vendor)

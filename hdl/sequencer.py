@@ -49,7 +49,8 @@ class Sequencer(wiring.Component):
     causes : by queue id; faults as in `hdl.signatures.FaultSignature`.
     sampled : token of the sampler, on the last cycle of a generate step.
     restart, stop : for the queues; ``restart`` is high on the cycle before ``barrier``.
-    row, counts, prompt, position, token : of the step that is running.
+    row, prompt, position, token : of the step that is running.
+    counts : of the step that is running on the next cycle: there is time to take them far.
     load_start, load_next, load_row, loading : delay parameters, see `hdl.params.ParamStore`. A run
         begins with the first two rows loaded; as a row begins, the next one is loaded.
     vocabulary, temperature, seed : registers for the sampler.
@@ -113,6 +114,7 @@ class Sequencer(wiring.Component):
                          self.row.eq(after[bits_of(config.columns):]),
                          self.prompt.eq(next_prompt), length.eq(next_length),
                          self.token.eq(Mux(running & ~self.prompt, self.sampled, token_word))]
+        with m.If(self.restart):
             m.d.sync += [self.counts[index].eq(row_word[field])
                          for index, field in enumerate(ROW_COUNTS)]
         # The row changes with the step that begins on the next cycle.
@@ -142,9 +144,9 @@ class Sequencer(wiring.Component):
         """
         config, host = self._config, self.host
         rows = memory.Memory(shape=16 * ROW_WORDS, depth=config.param_rows, init=[])
-        # Distributed, because the weights leave no block RAM.
+        # No write meets a read whose word counts: a token that is stored is that of the step before.
         tokens = memory.Memory(shape=config.token_bits, depth=config.context, init=[],
-                               attrs={"ram_style": "distributed"})
+                               attrs={"no_rw_check": 1, "ram_style": "block"})
         m.submodules.rows, m.submodules.tokens = rows, tokens
         row_read, row_write = rows.read_port(domain="comb"), rows.write_port(granularity=16)
         token_read, token_write = tokens.read_port(), tokens.write_port()

@@ -83,8 +83,10 @@ class StoreBus(wiring.Component):
                                    else side.data[number])),
                 self.o_lanes[number].eq(out)]
             m.d.sync += out.eq(checked(lane))
+        # Compared a cycle later: all of this comes from the queues.
+        decided = copies(m, chosen, 1, "decided", self._vendor)[0]
         for bank, share in enumerate(shares):
-            self._check(m, bank, share & (self.source[bank] != chosen))
+            self._check(m, bank, share, decided)
         return m
 
     def _place_bits(self) -> int:
@@ -101,22 +103,23 @@ class StoreBus(wiring.Component):
                        [:LANE_BITS] if place in places else None for place in range(1 << bits)],
                       place, m, self._vendor)
 
-    def _check(self, m, bank, conflict):
+    def _check(self, m, bank, shares, decided):
         """Whether what a bank wants is there, and its faults."""
         valid, source = self.valid[bank], self.source[bank]
         present, known = Signal(name=f"present_{bank}"), Signal(name=f"known_{bank}")
-        place = Signal(self._place_bits(), name=f"place_{bank}", reset_less=True)
-        now, meets = Signal(name=f"valid_{bank}"), Signal(name=f"conflict_{bank}")
+        wanted = Signal(STREAM_BITS, name=f"wanted_{bank}", reset_less=True)
+        now, shared = Signal(name=f"valid_{bank}"), Signal(name=f"shared_{bank}")
         scalar_en = Signal(name=f"scalar_en_{bank}", reset_less=True)
-        m.d.sync += [now.eq(valid), meets.eq(conflict), place.eq(source), known.eq(0),
+        m.d.sync += [now.eq(valid), shared.eq(shares), wanted.eq(source), known.eq(0),
                      scalar_en.eq(source == Stream.RED),
                      self.o_scalar_en[bank].eq(scalar_en)]
         with m.Switch(source):
             with m.Case(*map(int, self._sources)):
                 m.d.sync += known.eq(1)
+        place = wanted[:self._place_bits()]
         m.d.comb += [present.eq(self._pick(m, place, lambda stream, side: side.valid)),
                      self.o_taken[bank].eq(known & present)]
         causes = getattr(self, f"fault_{bank}").causes
         m.d.sync += [causes[fault_bit(Fault.OPERAND)].eq(now & known & ~present),
-                     causes[fault_bit(Fault.CONFLICT)].eq(meets),
+                     causes[fault_bit(Fault.CONFLICT)].eq(shared & (wanted != decided)),
                      causes[fault_bit(Fault.ENCODING)].eq(now & ~known)]

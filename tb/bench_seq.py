@@ -127,6 +127,8 @@ class SeqBench(Bench):
             counts = sum(count << 9 * place for place, count in enumerate(ROWS[row][:4]))
             for cycle in range(now + 1, now + step.length + 1):
                 state = self.state.states[cycle]
+                # Counts are one cycle ahead.
+                state = state | {"counts": self.state.states[cycle - 1]["counts"]}
                 for name, value in (("row", row), ("counts", counts), ("token", step.token),
                                     ("prompt", step.prompt), ("position", step.position)):
                     if state[name] != value:

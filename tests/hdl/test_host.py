@@ -287,7 +287,8 @@ def test_steps_tokens_and_events():
 
 
 def test_state_of_a_step():
-    """Position, token, row, counts and kind change with cycle 0 and hold to the last cycle."""
+    """Position, token, row and kind change with cycle 0 and hold to the last cycle; counts are a cycle
+    ahead."""
     states = []
 
     async def scenario(wire, dut):
@@ -307,11 +308,13 @@ def test_state_of_a_step():
     async def monitor(ctx):
         sequencer = dut.sequencer
         inside = False
+        ahead = None
         async for _, _, barrier, stop, position, token, row, prompt, count in ctx.tick().sample(
                 sequencer.barrier, sequencer.stop, sequencer.position, sequencer.token,
                 sequencer.row, sequencer.prompt, sequencer.counts[2]):
             if inside and not stop:
-                states.append((position, token, row, prompt, count))
+                states.append((position, token, row, prompt, ahead))
+            ahead = count
             inside = (inside or barrier) and not stop
 
     simulator = Simulator(dut)

@@ -165,7 +165,7 @@ def test_by_hand():
         run = bench(vocabulary=8, temperature=65535, seed=seed)
         done = instruction(run, TINY, 2, logits)
         _, faults, watched = run.run(done + 2)
-        assert done == 2 + 18 + 4 + 6
+        assert done == 2 + 19 + 4 + 6
         assert not faults and tokens_of(watched) == {done: 2}
 
 
@@ -246,9 +246,9 @@ def test_noise():
             words.append(1 << top | int(rng.integers(1 << top)))
         words += [1 << top, (2 << top) - 1]
     words += [2**32 - 1 - word for word in words]
-    odd = pipeline(GumbelTable(), 6, ("word",), ("o_odd",), [(word,) for word in words])
+    odd = pipeline(GumbelTable(), 7, ("word",), ("o_odd",), [(word,) for word in words])
     assert not odd.any()
-    got = pipeline(GumbelTable(), 4, ("word",), ("o_base", "o_slope", "o_rest"),
+    got = pipeline(GumbelTable(), 5, ("word",), ("o_base", "o_slope", "o_rest"),
                    [(word,) for word in words])
     noise = got[:, 0] + numerics.rshift(got[:, 1] * got[:, 2], numerics.GUMBEL_FRAC_BITS)
     assert np.array_equal(noise, numerics.gumbel(words))
@@ -259,8 +259,8 @@ def test_parity_of_the_noise(monkeypatch):
     monkeypatch.setattr(hdl.gumbel, "_parity", lambda base, slope: 0)
     words = np.random.default_rng(4).integers(0, 2**32, 300).tolist()
     words = [(word,) for word in words]
-    got = pipeline(GumbelTable(), 4, ("word",), ("o_base", "o_slope"), words)
-    odd = pipeline(GumbelTable(), 6, ("word",), ("o_odd",), words)[:, 0]
+    got = pipeline(GumbelTable(), 5, ("word",), ("o_base", "o_slope"), words)
+    odd = pipeline(GumbelTable(), 7, ("word",), ("o_odd",), words)[:, 0]
     ones = [(base & 0xFFFF).bit_count() + (slope & 0x1FF).bit_count()
             for base, slope in got.tolist()]
     assert odd.tolist() == [count % 2 for count in ones]
