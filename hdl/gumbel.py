@@ -23,8 +23,8 @@ class GumbelTable(wiring.Component):
 
     The noise is ``base + rshift(slope * rest, GUMBEL_FRAC_BITS)``. The piece of the word that is
     on ``word`` on cycle t is on the outputs on cycle t + `LATENCY`. The table is read
-    synchronously, so that it fits a block RAM; one register behind it hides how slow that is, another
-    how far away.
+    synchronously, so that it fits a block RAM; one register behind it hides how slow that is,
+    another how far away.
 
     Members
     -------

@@ -287,8 +287,10 @@ def test_steps_tokens_and_events():
 
 
 def test_state_of_a_step():
-    """Position, token, row and kind change with cycle 0 and hold to the last cycle; counts are a cycle
-    ahead."""
+    """Position, token, row and kind change with cycle 0 and hold to the last cycle.
+
+    Counts are a cycle ahead.
+    """
     states = []
 
     async def scenario(wire, dut):
