@@ -84,6 +84,12 @@ def copies(m, value, count: int, name: str, vendor: bool) -> list:
     return [cell.o[number] for number in range(count)]
 
 
+def shared_copies(m, value, users, each: int, name: str, vendor: bool) -> dict:
+    """`copies` of ``value`` by user, of which ``each`` in a row share one."""
+    registers = copies(m, value, -(-len(users) // each), name, vendor)
+    return {user: registers[place // each] for place, user in enumerate(users)}
+
+
 def bank_parts(depth: int) -> int:
     """Segments that the user of a `WeightBank` tells apart on port B."""
     return 2 if BYTE_BLOCK_DEPTH < depth <= 2 * BYTE_BLOCK_DEPTH else 1

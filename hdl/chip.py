@@ -7,7 +7,7 @@ from arch.config import Config
 from arch.hostmap import Space
 from arch.queues import QUEUES, Stream, mem_stream
 from hdl.bus import BusSignature, BusTap
-from hdl.cells import copies
+from hdl.cells import shared_copies
 from hdl.const import ConstBank
 from hdl.host import HostPort, space_words
 from hdl.icu import InstructionQueue
@@ -121,11 +121,12 @@ class Chip(wiring.Component):
             config=self.config, queues=self.config.queues, vendor=self._vendor)
         ended, idle = [Const(1)] * len(QUEUES), Signal(init=1)
         m.d.sync += idle.eq(~sequencer.busy)
-        groups = -(-len(self.config.queues) // QUEUES_A_COPY)
-        counts = copies(m, sequencer.counts, groups, "counts", self._vendor)
-        loads = copies(m, _fields(params.load), groups, "loads", self._vendor)
-        for place, name in enumerate(self.config.queues):
-            number, group = QUEUES[name].id, place // QUEUES_A_COPY
+        counts = shared_copies(m, sequencer.counts, self.config.queues, QUEUES_A_COPY, "counts",
+                               self._vendor)
+        loads = shared_copies(m, _fields(params.load), self.config.queues, QUEUES_A_COPY, "loads",
+                              self._vendor)
+        for name in self.config.queues:
+            number = QUEUES[name].id
             m.submodules[f"queue_{name}"] = queue = InstructionQueue(config=self.config, queue=name,
                                                                      vendor=self._vendor)
             queues[name] = queue
@@ -136,8 +137,8 @@ class Chip(wiring.Component):
             m.d.comb += [getattr(queue, port).eq(getattr(sequencer, port))
                          for port in ("restart", "stop", "prompt", "position", "token")]
             m.d.comb += [queue.half.eq(sequencer.row[0]),
-                         queue.counts.as_value().eq(counts[group]),
-                         _fields(queue.load).eq(loads[group])]
+                         queue.counts.as_value().eq(counts[name]),
+                         _fields(queue.load).eq(loads[name])]
             connect(m, getattr(programs, name), queue.program)
             m.d.comb += queue.idle.eq(idle)
             m.d.comb += sequencer.causes[number].eq(queue_causes | faults[name].causes)

@@ -24,13 +24,12 @@ class FlashReader(wiring.Component):
     Members
     -------
     address, read, o : see above. o.valid falls with ``read``.
-    ready : the ``address`` of the cycle before is taken if ``read`` was set on it.
     select : of the flash, active high; the pin is active low. clock, out, in_ : its other pins.
     """
 
     def __init__(self):
         super().__init__({
-            "address": In(ADDRESS_BITS), "read": In(1), "ready": Out(1),
+            "address": In(ADDRESS_BITS), "read": In(1),
             "o": Out(stream.Signature(8)), "select": Out(1), "clock": Out(1), "out": Out(1),
             "in_": In(1)})
 
@@ -68,12 +67,10 @@ class FlashReader(wiring.Component):
                         m.d.sync += [shift.eq(Const(WAKE, 8) << ADDRESS_BITS), left.eq(8),
                                      self.select.eq(1)]
                         m.next = "WAKE"
-                    with m.Else():
-                        m.d.comb += self.ready.eq(1)
-                        with m.If(read):
-                            m.d.sync += [shift.eq(Cat(address, Const(READ, 8))),
-                                         left.eq(8 + ADDRESS_BITS), self.select.eq(1)]
-                            m.next = "COMMAND"
+                    with m.Elif(read):
+                        m.d.sync += [shift.eq(Cat(address, Const(READ, 8))),
+                                     left.eq(8 + ADDRESS_BITS), self.select.eq(1)]
+                        m.next = "COMMAND"
             with m.State("WAKE"):
                 m.d.sync += [awake.eq(1), wait.eq(WAKE_CYCLES)]
                 clocked("REST")

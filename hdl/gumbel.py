@@ -52,17 +52,12 @@ class GumbelTable(wiring.Component):
             for base, slope in zip(numerics.GUMBEL_BASE, numerics.GUMBEL_SLOPE)])
         # Cycle 2: the read. Cycle 3: its register. Cycle 4: another.
         read = table.read_port()
-        base, slope = (Signal.like(self.o_base, reset_less=True),
-                       Signal.like(self.o_slope, reset_less=True))
-        check = Signal(reset_less=True)
         m.d.comb += read.addr.eq(segment)
-        m.d.sync += [base.eq(read.data.base), slope.eq(read.data.slope),
-                     check.eq(read.data.check)]
-        late = [delay(m, value, 1, name) for value, name in (
-            (base, "base"), (slope, "slope"), (check, "check"))]
-        m.d.comb += [self.o_base.eq(late[0]), self.o_slope.eq(late[1]),
+        base, slope, check = (delay(m, getattr(read.data, name), 2, name) for name in (
+            "base", "slope", "check"))
+        m.d.comb += [self.o_base.eq(base), self.o_slope.eq(slope),
                      self.o_rest.eq(delay(m, rest, 3, "rest"))]
-        checked = Cat(late)
+        checked = Cat(base, slope, check)
         parts = Signal(-(-len(checked) // 4), reset_less=True)
         m.d.sync += [parts.eq(Cat(checked[first:first + 4].xor()
                                   for first in range(0, len(checked), 4))),

@@ -68,8 +68,9 @@ class LutRam(wiring.Component):
         # Which block it is has registers of its own, beside those of the address. They are 1 for the
         # blocks that are not read: no logic on the way to the reset.
         blocks, bits = range(-(-self._depth // CELL_DEPTH)), min(_CELL_BITS, len(self.r_address))
-        r_address, w_address = (copies(m, address[:bits], 1, name, True)[0] for name, address in (
-            ("r_place", self.r_address), ("w_place", self.w_address)))
+        r_address, w_address = (
+            copies(m, address[:bits], 1, name, self._vendor)[0]
+            for name, address in (("r_place", self.r_address), ("w_place", self.w_address)))
         joined = 0
         for number in blocks:
             block = memory.Memory(shape=len(self.r_data), depth=CELL_DEPTH, init=[],
@@ -77,7 +78,7 @@ class LutRam(wiring.Component):
             m.submodules[f"block_{number}"] = block
             other, here = copies(m, Cat(self.r_address[_CELL_BITS:] != number,
                                         self.w_address[_CELL_BITS:] == number), 1,
-                                 f"place_{number}", True)[0]
+                                 f"place_{number}", self._vendor)[0]
             joined = joined | self._connect(m, block, r_address, w_address, other,
                                             self.w_en & here.replicate(len(self.w_en)),
                                             f"word_{number}")

@@ -8,7 +8,7 @@ from arch.hostmap import PROGRAM_CHUNKS, PROGRAM_PC_BITS, Space
 from arch.isa import unit_of, word_bits
 from arch.queues import QUEUES, queue_ids
 from hdl.bus import BusSignature, bits_of
-from hdl.cells import copies
+from hdl.cells import shared_copies
 from hdl.choose import choose
 from hdl.logic_cells import add
 
@@ -163,13 +163,13 @@ class ProgramPort(wiring.Component):
         left = Signal(bits_of(BANK_WORDS), reset_less=True)
         width = max(self._widths.values())
         word, joined = Signal(width, reset_less=True), Const(0, width)
-        near = copies(m, Cat(chunk, host.w_data), -(-len(self._queues) // QUEUES_A_COPY), "written",
-                      self._vendor)
-        for place, name in enumerate(self._queues):
+        near = shared_copies(m, Cat(chunk, host.w_data), self._queues, QUEUES_A_COPY, "written",
+                             self._vendor)
+        for name in self._queues:
             port = getattr(self, name)
             joined = joined | port.word
             m.d.comb += [port.park.eq(host.r_en & ours), port.address.eq(pc),
-                         Cat(port.w_chunk, port.w_data).eq(near[place // QUEUES_A_COPY])]
+                         Cat(port.w_chunk, port.w_data).eq(near[name])]
             m.d.sync += [port.rewind.eq(host.r_en & ours & mine[name]),
                          port.w_en.eq(host.w_en & ours & mine[name])]
         m.d.sync += [rewind.eq(reads), found.eq(walking & (left == 0)), collected.eq(found),
