@@ -6,7 +6,7 @@ from amaranth import Module, Signal
 from amaranth.back import rtlil
 from amaranth.sim import Simulator
 
-from hdl.cells import Copies, WeightBank, bank_parts, parity_byte
+from hdl.cells import Copies, WeightBank, bank_parts, parity_byte, shared_copies
 from hdl.choose import Chooser
 from tests.hdl import ecp5_models
 
@@ -134,3 +134,10 @@ def test_parity_byte_is_even():
 def test_bank_refuses_depth():
     with pytest.raises(ValueError, match="^depth must be at least 2, not 1$"):
         WeightBank(depth=1)
+
+
+def test_users_in_a_row_share_a_register():
+    found = shared_copies(Module(), Signal(3), tuple("abcde"), 2, "shared", False)
+    registers = {user: repr(register) for user, register in found.items()}
+    assert registers["a"] == registers["b"] != registers["c"] == registers["d"] != registers["e"]
+    assert list(found) == list("abcde") and len(set(registers.values())) == 3
