@@ -75,16 +75,18 @@ class HostPort(wiring.Component):
         self._address = Signal(ADDRESS_BITS, name="address")
         self._left = Signal(16, name="left")
 
-        # One access at a time, held until it is answered or given up.
+        # One access at a time, held until it is answered or given up. Answers come from all over the
+        # chip, and late: what follows from them does so on the cycle after.
         self._pending, waited = Signal(name="pending"), Signal(range(ANSWER_LIMIT + 1))
-        self._answered, given_up = Signal(name="answered"), Signal()
-        m.d.sync += given_up.eq(
-            self._pending & ~self._answered & (waited == ANSWER_LIMIT - 1))
-        m.d.comb += [self._answered.eq(bus.ack | given_up),
+        answered, given_up = Signal(), Signal()
+        self._answer = Signal(16, name="answer")
+        m.d.sync += [self._answer.eq(bus.r_data), given_up.eq(
+            self._pending & ~answered & (waited == ANSWER_LIMIT - 1))]
+        m.d.comb += [answered.eq(bus.ack | given_up),
                      bus.space.eq(self._request[8 * _SPACE:]), bus.address.eq(self._address)]
-        m.d.sync += [waited.eq(Mux(self._pending & ~self._answered, waited + 1, 0)),
-                     bus.w_en.eq(0), bus.r_en.eq(0)]
-        with m.If(self._pending & self._answered):
+        m.d.sync += [waited.eq(Mux(self._pending & ~answered, waited + 1, 0)),
+                     bus.w_en.eq(0), bus.r_en.eq(0), self._replied.eq(0)]
+        with m.If(self._pending & answered):
             m.d.sync += [self._pending.eq(0), self._address.eq(self._address + 1)]
         self._receive(m)
         self._send(m)
@@ -267,7 +269,7 @@ class HostPort(wiring.Component):
                     m.d.comb += self.event.ready.eq(1)
                     m.d.sync += [frame.eq(event_frame), is_event.eq(1)]
                     m.next = "BYTES"
-                with m.Elif(self._reply):
+                with m.Elif(self._reply & ~self._replied):
                     m.d.sync += [frame.eq(reply_frame), is_event.eq(0)]
                     m.next = "BYTES"
             with m.State("BYTES"):
@@ -282,8 +284,8 @@ class HostPort(wiring.Component):
                 m.d.sync += [bus.r_en.eq(1), self._pending.eq(1)]
                 m.next = "WAIT"
             with m.State("WAIT"):
-                with m.If(self._pending & self._answered):
-                    m.d.sync += [frame.eq(bus.r_data), left.eq(2), self._left.eq(self._left - 1)]
+                with m.If(~self._pending):
+                    m.d.sync += [frame.eq(self._answer), left.eq(2), self._left.eq(self._left - 1)]
                     m.next = "BYTES"
             with m.State("CRC"):
                 m.d.sync += [frame.eq(crc.crc), left.eq(CRC_BYTES)]
@@ -297,7 +299,7 @@ class HostPort(wiring.Component):
                         with m.If(~is_event & reads & ~in_words):
                             m.next = "WORDS"
                         with m.Elif(~is_event):
-                            m.d.comb += self._replied.eq(1)
+                            m.d.sync += self._replied.eq(1)
             with m.State("WORDS"):
                 m.d.comb += crc.start.eq(1)
                 m.d.sync += [in_words.eq(1), quiet.eq(command == Command.CHECK)]

@@ -23,7 +23,10 @@ class LutRam(wiring.Component):
     width, depth : int
         Bits and number of the words. They start as 0.
     granularity : int
-        Bits that share a write enable.
+        Bits that share a write enable; all, if it is not given.
+    part : int
+        Bits that share registers of an address, which stand beside them: a wire to all of a wide
+        word takes longer than a cycle. All, if it is not given.
     vendor : bool
         Use blocks of 16 words, each with registers of its own that are 0 where the word is not in
         the block. Flip-flops beside the RAM cost nothing, and joining four blocks takes one LUT a
@@ -42,8 +45,9 @@ class LutRam(wiring.Component):
     """
 
     def __init__(self, *, width: int, depth: int, granularity: int | None = None,
-                 vendor: bool = False):
+                 part: int | None = None, vendor: bool = False):
         self._depth, self._granularity, self._vendor = depth, granularity or width, vendor
+        self._part_bits = part or width
         address_bits = max(1, (depth - 1).bit_length())
         self.memory = None if vendor else memory.Memory(shape=width, depth=depth, init=[],
                                                         attrs=_DISTRIBUTED)
@@ -63,34 +67,41 @@ class LutRam(wiring.Component):
                 ("r_address_late", self.r_address), ("w_address_late", self.w_address))]
             m.d.sync += [late[0].eq(self.r_address), late[1].eq(self.w_address)]
             m.d.comb += self.r_data.eq(self._connect(
-                m, self.memory, *late, 0, self.w_en, "word"))
+                m, self.memory, *late, slice(None), 0, self.w_en, "word"))
             return m
-        # Which block it is has registers of its own, beside those of the address. They are 1 for the
-        # blocks that are not read: no logic on the way to the reset.
-        blocks, bits = range(-(-self._depth // CELL_DEPTH)), min(_CELL_BITS, len(self.r_address))
-        r_address, w_address = (
-            copies(m, address[:bits], 1, name, self._vendor)[0]
-            for name, address in (("r_place", self.r_address), ("w_place", self.w_address)))
-        joined = 0
-        for number in blocks:
-            block = memory.Memory(shape=len(self.r_data), depth=CELL_DEPTH, init=[],
-                                  attrs=_DISTRIBUTED)
-            m.submodules[f"block_{number}"] = block
-            other, here = copies(m, Cat(self.r_address[_CELL_BITS:] != number,
-                                        self.w_address[_CELL_BITS:] == number), 1,
-                                 f"place_{number}", self._vendor)[0]
-            joined = joined | self._connect(m, block, r_address, w_address, other,
-                                            self.w_en & here.replicate(len(self.w_en)),
-                                            f"word_{number}")
-        m.d.comb += self.r_data.eq(joined)
+        m.d.comb += self.r_data.eq(Cat(
+            self._part(m, number, slice(low, min(low + self._part_bits, len(self.r_data))))
+            for number, low in enumerate(range(0, len(self.r_data), self._part_bits))))
         return m
 
-    def _connect(self, m, store, r_address, w_address, elsewhere, w_en, name: str):
+    def _part(self, m, number: int, bits: slice):
+        """Some bits of all words, with registers of their own for addresses; returns what is read."""
+        # Which block it is has registers of its own, beside those of the address. They are 1 for the
+        # blocks that are not read: no logic on the way to the reset.
+        blocks = range(-(-self._depth // CELL_DEPTH))
+        low_bits = min(_CELL_BITS, len(self.r_address))
+        r_address, w_address = (
+            copies(m, address[:low_bits], 1, f"{name}_{number}", self._vendor)[0]
+            for name, address in (("r_place", self.r_address), ("w_place", self.w_address)))
+        enables = self.w_en[bits.start // self._granularity:bits.stop // self._granularity]
+        joined = 0
+        for block in blocks:
+            name = f"{number}_{block}"
+            m.submodules[f"block_{name}"] = store = memory.Memory(
+                shape=bits.stop - bits.start, depth=CELL_DEPTH, init=[], attrs=_DISTRIBUTED)
+            other, here = copies(m, Cat(self.r_address[_CELL_BITS:] != block,
+                                        self.w_address[_CELL_BITS:] == block), 1,
+                                 f"place_{name}", self._vendor)[0]
+            joined = joined | self._connect(m, store, r_address, w_address, bits, other,
+                                            enables & here.replicate(len(enables)), f"word_{name}")
+        return joined
+
+    def _connect(self, m, store, r_address, w_address, bits: slice, elsewhere, w_en, name: str):
         """Both ports of an array; returns the register of what is read, 0 if ``elsewhere``."""
         read, write = store.read_port(domain="comb"), store.write_port(
             granularity=self._granularity)
-        word = Signal.like(self.r_data, name=name, reset_less=True)
+        word = Signal(len(read.data), name=name, reset_less=True)
         m.d.comb += [read.addr.eq(r_address), write.addr.eq(w_address),
-                     write.data.eq(self.w_data), write.en.eq(w_en)]
+                     write.data.eq(self.w_data[bits]), write.en.eq(w_en)]
         m.d.sync += word.eq(Mux(elsewhere, 0, read.data))
         return word

@@ -11,6 +11,7 @@ from arch.faults import Fault
 from arch.hostmap import Space, power_of_two
 from arch.queues import Stream, shares_wires
 from hdl.bus import BusSignature, bits_of
+from hdl.cells import copies
 from hdl.choose import GROUP
 from hdl.lut_ram import LutRam
 from hdl.pipeline import delay
@@ -44,8 +45,8 @@ class HostLane:
         self.word = host.address[lane_bits:lane_bits + word_bits]
         rest = host.address[lane_bits + word_bits:]
         self.selected = (host.space == space) & (rest == (bank or 0))
-        here = self.selected & (self.word < depth)
-        self.w_en, self.r_en = host.w_en & here, host.r_en & here
+        self.here = self.selected & (self.word < depth)
+        self.w_en, self.r_en = host.w_en & self.here, host.r_en & self.here
 
 
 class MemBank(wiring.Component):
@@ -84,14 +85,14 @@ class MemBank(wiring.Component):
             "issue_write": In(IssueSignature("mem_write", config)),
             "lanes": In(data.ArrayLayout(LANE_BITS + 1, config.lanes)), "scalars": In(
                 data.ArrayLayout(LANE_BITS + 1, -(-config.lanes // GROUP))),
-            "scalar_en": In(1), "taken": In(1),
+            "scalar_en": In(-(-config.lanes // GROUP)), "taken": In(1),
             "o": Out(StreamSignature(LANE_BITS, config.lanes)),
             "fault_read": Out(FaultSignature()), "fault_write": Out(FaultSignature()),
             "host": In(BusSignature()), **written_ports(config)})
         # Block RAM would be faster, but the weights need all of it. The parity has an array of its
         # own: RAM cells are four bits wide, and a bit of each lane shares one with those of others.
         self._data = LutRam(width=LANE_BITS * config.lanes, depth=config.mem_depth,
-                            granularity=LANE_BITS, vendor=vendor)
+                            granularity=LANE_BITS, part=GROUP * LANE_BITS, vendor=vendor)
         self._checks = LutRam(width=config.lanes, depth=config.mem_depth,
                               granularity=config.lanes // 2, vendor=vendor)
         self.store, self.checks = self._data.memory, self._checks.memory
@@ -137,7 +138,7 @@ class MemBank(wiring.Component):
         config, coming, causes = self.config, self.issue_write, self.fault_write.causes
         half = config.lanes // 2
         words = [lane if shares_wires(Stream.RED, self._bank)
-                 else Mux(self.scalar_en, self.scalars[number // GROUP], lane)
+                 else Mux(self.scalar_en[number // GROUP], self.scalars[number // GROUP], lane)
                  for number, lane in enumerate(self.lanes)]
         in_range = coming.address < config.mem_depth
         valid, beyond, by_queue = Signal(), Signal(), Signal()
@@ -152,20 +153,27 @@ class MemBank(wiring.Component):
         m.d.comb += self.w_data.eq(Cat(word[:LANE_BITS] for word in words))
         # Halves as the queue chooses them, lanes as the host does. The parity of a half is written
         # whole: the host leaves that of the other lanes as it is, which it has read by then.
-        halves = [bit & self.w_valid for bit in self.w_halves]
-        coming_by_host = Mux(access.w_en, 1 << access.lane, 0)[:config.lanes]
+        groups = -(-config.lanes // GROUP)
+        *halves, half_checks = copies(m, Cat(bit & valid & self.taken for bit in chosen), groups + 1,
+                                      "halves", self._vendor)
+        # The host holds its address, so that the lane is known before it writes.
+        lane_here = Signal(config.lanes, reset_less=True)
+        coming_by_host = lane_here & self.host.w_en.replicate(config.lanes)
         by_host, fresh = Signal(config.lanes), Signal(config.lanes, reset_less=True)
-        m.d.sync += [by_host.eq(coming_by_host),
+        touched = Signal(2)
+        m.d.sync += [lane_here.eq(Mux(access.here, 1 << access.lane, 0)),
+                     by_host.eq(coming_by_host),
+                     touched.eq(Cat(coming_by_host[number * half:][:half].any()
+                                    for number in (0, 1))),
                      fresh.eq(coming_by_host | by_queue.replicate(config.lanes))]
         old = self._checks.r_data
         checks = [Mux(fresh[lane], word[LANE_BITS], old[lane]) for lane, word in enumerate(words)]
         m.d.comb += [
             self._data.w_address.eq(address), self._data.w_data.eq(self.w_data),
-            self._data.w_en.eq(Cat(halves[lane // half] | by_host[lane]
+            self._data.w_en.eq(Cat(halves[lane // GROUP][lane // half] | by_host[lane]
                                    for lane in range(config.lanes))),
             self._checks.w_address.eq(address), self._checks.w_data.eq(Cat(checks)),
-            self._checks.w_en.eq(Cat(halves[number] | Cat(by_host[number * half:][:half]).any()
-                                     for number in (0, 1)))]
+            self._checks.w_en.eq(half_checks | touched)]
 
 
 class Mem(wiring.Component):

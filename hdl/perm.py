@@ -125,7 +125,8 @@ class Perm(wiring.Component):
         bus, lane = self.bus, self.o_perm.data[0]
         found = delay(m, fetch, timing(self._config).perm, "found", reset=True)
         done = Signal(name="done")
-        m.d.sync += done.eq((bus.space == Space.PATTERNS) & (bus.w_en | bus.r_en))
+        m.d.sync += done.eq(delay(m, (bus.space == Space.PATTERNS) & (bus.w_en | bus.r_en), 1,
+                                  "pattern_asked", reset=True))
         m.d.sync += [bus.ack.eq(found | done), bus.r_data.eq(Mux(found, lane, self._entry))]
 
     def _operand(self, m, busy, coming):
@@ -183,9 +184,17 @@ class Perm(wiring.Component):
                      read.addr.eq(Mux(self._now.valid, self._now.pattern, pattern))]
         for number in range(config.lanes):
             m.d.comb += [write.data[number][name].eq(value) for name, value in entry.items()]
-        found = read.data[lane]
+        # The lane that the host reads, in two steps: the address may come from a queue, late.
+        low = min(2, config.lane_bits)
+        rows = [read.data[number].as_value() for number in range(config.lanes)]
+        near = [Signal(config.lane_bits + 1, name=f"near_{number}", reset_less=True)
+                for number in range(config.lanes >> low)]
+        m.d.sync += [entry.eq(choose(rows[number << low:(number + 1) << low], lane[:low]))
+                     for number, entry in enumerate(near)]
+        found = choose(near, lane[low:])
         zero_bit = PATTERN_ZERO.bit_length() - 1
         self._entry = Signal(LANE_BITS, name="entry")
-        m.d.sync += self._entry.eq(Mux(ours & bus.r_en, Cat(
-            found.lane, C(0, zero_bit - config.lane_bits), found.zero), 0))
+        asked = delay(m, ours & bus.r_en, 1, "entry_asked", reset=True)
+        m.d.sync += self._entry.eq(Mux(asked, Cat(
+            found[:-1], C(0, zero_bit - config.lane_bits), found[-1]), 0))
         return read.data

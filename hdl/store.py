@@ -36,8 +36,8 @@ class StoreBus(wiring.Component):
     host_en, host_data : what the host writes on the next cycle, in the place of RED.
     o_lanes : `checked` lanes of the stream, a cycle later, like the next two.
     o_scalars : a `checked` lane of RED, which is the same on all of them, for every group of lanes.
-    o_scalar_en : whether a bank that RED has wires of its own to writes RED, if it writes. What the
-        host writes is on ``o_lanes`` as well.
+    o_scalar_en : whether a bank that RED has wires of its own to writes RED, if it writes, for every
+        group of lanes. What the host writes is on ``o_lanes`` as well.
     o_taken : by bank, whether what it writes is there.
     fault_0, fault_1, ... : OPERAND, CONFLICT and ENCODING of a bank.
     """
@@ -51,7 +51,8 @@ class StoreBus(wiring.Component):
             "host_en": In(1), "host_data": In(LANE_BITS),
             "o_lanes": Out(data.ArrayLayout(LANE_BITS + 1, config.lanes)),
             "o_scalars": Out(data.ArrayLayout(LANE_BITS + 1, -(-config.lanes // GROUP))),
-            "o_scalar_en": Out(banks), "o_taken": Out(banks),
+            "o_scalar_en": Out(data.ArrayLayout(-(-config.lanes // GROUP), banks)),
+            "o_taken": Out(banks),
             **{f"fault_{bank}": Out(FaultSignature()) for bank in range(banks)}})
         self._sources = [source for source in sources_of(UNITS["mem_write"].field("x"), config)
                          if source != Stream.NONE]
@@ -111,8 +112,9 @@ class StoreBus(wiring.Component):
         now, shared = Signal(name=f"valid_{bank}"), Signal(name=f"shared_{bank}")
         scalar_en = Signal(name=f"scalar_en_{bank}", reset_less=True)
         m.d.sync += [now.eq(valid), shared.eq(shares), wanted.eq(source), known.eq(0),
-                     scalar_en.eq(source == Stream.RED),
-                     self.o_scalar_en[bank].eq(scalar_en)]
+                     scalar_en.eq(source == Stream.RED)]
+        m.d.comb += self.o_scalar_en[bank].eq(Cat(copies(
+            m, scalar_en, len(self.o_scalars), f"scalar_en_{bank}_late", self._vendor)))
         with m.Switch(source):
             with m.Case(*map(int, self._sources)):
                 m.d.sync += known.eq(1)

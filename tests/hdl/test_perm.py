@@ -84,26 +84,26 @@ def test_by_hand():
 
 
 def test_host_reads_what_it_wrote():
-    """Every entry reads back two cycles after the request; other spaces get no answer."""
+    """Every entry reads back three cycles after the request; other spaces get no answer."""
     rng = np.random.default_rng(1)
     table = random_table(rng, TINY)
     run, start = bench(TINY, table)
     words = table.ravel().tolist()
     for address in range(len(words)):
-        run.bus(start + 2 * address, Space.PATTERNS, address)
-    other = start + 2 * len(words)
+        run.bus(start + 3 * address, Space.PATTERNS, address)
+    other = start + 3 * len(words)
     run.bus(other, Space.CONSTANTS, 0, 3)
-    run.bus(other + 2, Space.WEIGHTS, 0)
-    run.bus(other + 4, Space.PATTERNS, 0)
+    run.bus(other + 3, Space.WEIGHTS, 0)
+    run.bus(other + 6, Space.PATTERNS, 0)
     _, faults, watched = run.run(other + 16)
     assert not faults
     for address, word in enumerate(words):
-        assert watched[start + 2 * address + 2] == {"bus.ack": 1, "bus.r_data": word}
-        assert watched[start + 2 * address + 3] == {"bus.ack": 0, "bus.r_data": 0}
-    assert all(watched[at]["bus.ack"] == (at == other + 6) for at in range(other + 1, other + 16))
-    assert watched[other + 6]["bus.r_data"] == words[0]
-    writes = [cycle for cycle in range(start + 1) if watched[cycle]["bus.ack"]]
-    assert writes == list(range(2, len(words) + 2))
+        assert watched[start + 3 * address + 3] == {"bus.ack": 1, "bus.r_data": word}
+        assert watched[start + 3 * address + 4] == {"bus.ack": 0, "bus.r_data": 0}
+    assert all(watched[at]["bus.ack"] == (at == other + 9) for at in range(other + 1, other + 16))
+    assert watched[other + 9]["bus.r_data"] == words[0]
+    writes = [cycle for cycle in range(start + 2) if watched[cycle]["bus.ack"]]
+    assert writes == list(range(3, len(words) + 3))
 
 
 @pytest.mark.parametrize("changes", [{}, {"mem_stages": 3}, {"const_stages": 1, "perm_stages": 2}])
