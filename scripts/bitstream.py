@@ -17,15 +17,16 @@ from collections.abc import Callable
 from arch.boards import BoardSpec
 from arch.hostmap import PROTOCOL_VERSION
 from compiler.errors import MetronomeError
-from scripts import carry_ends, floorplan, output_registers, synthesis
+from scripts import carry_ends, floorplan, keepouts, output_registers, synthesis
 from sim import toolchain
 
 TOP = "top"
 NETLIST = "netlist.json"
 _SOURCE = re.compile(r"^ *attribute \\src .*\n", re.MULTILINE)
-#: Router 1 needs hours where the chip is this full. Router 2 gets furthest behind the placer
-#: that moves all cells at once: its wires are a sixth shorter (docs/hardware_ci.md).
-_METHOD = ("--placer", "static", "--router", "router2")
+#: Router 1 needs hours where the chip is this full. The placer that moves all cells at once makes
+#: wires a sixth shorter than the other (docs/hardware_ci.md).
+_PLACE, _ROUTE = ("--placer", "static"), ("--router", "router2")
+_PLACED = "placed.json"
 #: What nextpnr says as it begins a part of its work, and how we call that.
 _PHASES = {"Packing": "packing", "Running Static placer": "placing", "Routing": "routing"}
 
@@ -63,7 +64,8 @@ class Plan:
     def identity(self) -> str:
         """Hash of the design, its constraints and sites, and the tools."""
         parts = [self.rtlil, self.constraints, self.script, " ".join(self.spec.device),
-                 floorplan.IDENTITY, " ".join(_METHOD), json.dumps(self.tools, sort_keys=True)]
+                 floorplan.IDENTITY, keepouts.IDENTITY, " ".join(_PLACE + _ROUTE),
+                 json.dumps(self.tools, sort_keys=True)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -153,33 +155,26 @@ def _synthesise(made: Plan, folder: pathlib.Path) -> None:
         carry_ends.trim(work / NETLIST, TOP)
         if floorplan.DEVICE in made.spec.device:
             floorplan.apply(work / NETLIST, TOP)
+            keepouts.add(work / NETLIST, TOP)
         os.replace(work / NETLIST, folder / NETLIST)
 
 
 def _place(made: Plan, folder: pathlib.Path, seed: int, notify: Callable[[str], None]) -> None:
     """Place and route with one seed; leaves its report, and before it its configuration."""
-    tool, began = toolchain.nextpnr(), time.monotonic()
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder) as name:
         work = pathlib.Path(name)
         (work / "pins.lpf").write_text(made.constraints)
         os.link(folder / NETLIST, work / NETLIST)
-        command = [*tool.command, *made.spec.device, "--seed", str(seed), "--json", NETLIST,
-                   "--lpf", "pins.lpf", "--textcfg", "top.config", "--report", "report.json",
-                   "--timing-allow-fail", *_METHOD]
-        lines = []
-        with subprocess.Popen(command, cwd=work, text=True, stdin=subprocess.DEVNULL,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                              env=os.environ | tool.environment) as running:
-            phase = None
-            for line in running.stderr:
-                lines.append(line)
-                now = next((name for start, name in _PHASES.items()
-                            if line.startswith(f"Info: {start}")), phase)
-                if now != phase:
-                    notify(f"seed {seed}: {now}, {time.monotonic() - began:.0f} s")
-                    phase = now
-        _checked(subprocess.CompletedProcess(command, running.returncode, "", "".join(lines)),
-                 "nextpnr")
+
+        def tell(phase: str) -> None:
+            notify(f"seed {seed}: {phase}, {time.monotonic() - began:.0f} s")
+        _nextpnr(made, work, tell, "--seed", str(seed), "--json", NETLIST, "--no-route",
+                 "--write", _PLACED, *_PLACE)
+        keepouts.remove(work / _PLACED, TOP)
+        _constrain(work / _PLACED, made.spec.clock_hz)
+        _nextpnr(made, work, tell, "--json", _PLACED, "--no-pack", "--no-place", "--textcfg",
+                 "top.config", "--report", "report.json", *_ROUTE)
         content = json.loads((work / "report.json").read_text())
         content["seconds"] = round(time.monotonic() - began, 1)
         (work / "kept.json").write_text(json.dumps(content))
@@ -187,9 +182,37 @@ def _place(made: Plan, folder: pathlib.Path, seed: int, notify: Callable[[str], 
         os.replace(work / "kept.json", folder / f"seed-{seed}.json")
 
 
+def _nextpnr(made: Plan, work: pathlib.Path, tell: Callable[[str], None], *arguments: str) -> None:
+    """Run nextpnr in a folder; ``tell`` hears the parts of its work as they begin."""
+    tool = toolchain.nextpnr()
+    command = [*tool.command, *made.spec.device, "--lpf", "pins.lpf", "--timing-allow-fail",
+               *arguments]
+    lines = []
+    with subprocess.Popen(command, cwd=work, text=True, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                          env=os.environ | tool.environment) as running:
+        phase = None
+        for line in running.stderr:
+            lines.append(line)
+            now = next((name for start, name in _PHASES.items()
+                        if line.startswith(f"Info: {start}")), phase)
+            if now != phase:
+                tell(now)
+                phase = now
+    _checked(subprocess.CompletedProcess(command, running.returncode, "", "".join(lines)), "nextpnr")
+
+
+def _constrain(placed: pathlib.Path, clock_hz: int) -> None:
+    """A placed design has lost the clock that follows from the PLL: ask for it everywhere."""
+    content = json.loads(placed.read_text())
+    content["modules"][TOP]["settings"]["target_freq"] = f"{clock_hz:.6f}"
+    placed.write_text(json.dumps(content))
+
+
 def clock_of(report: dict) -> dict:
-    """What nextpnr says of the machine's clock, the one behind the PLL: MHz achieved and wanted."""
-    return max(report["fmax"].values(), key=lambda entry: entry["constraint"])
+    """What nextpnr says of the machine's clock, the slower of those that are asked most: MHz achieved
+    and wanted."""
+    return max(report["fmax"].values(), key=lambda entry: (entry["constraint"], -entry["achieved"]))
 
 
 def _report(made: Plan, folder: pathlib.Path, placed: dict) -> dict:
