@@ -13,8 +13,8 @@ from arch.isa import UNITS, sources_of
 from arch.queues import STREAM_BITS, Stream
 from hdl.cells import Outline, copies, multiplex_four, multiplex_pair
 
-#: Lanes that share the registers which select their operand.
-GROUP = 4
+#: Lanes that share registers of what is for all of them, and of what selects their operand.
+GROUP, _SELECT_LANES = 4, 2
 
 
 def choose(values, index, m=None, vendor: bool = False) -> Value:
@@ -153,8 +153,8 @@ def operand(m, streams, coming, unit: str, name: str, config: Config, width: int
             vendor: bool = False, beside=None):
     """Multiplex an operand over the streams that it has wires from.
 
-    What selects is decoded on the cycle before, and every `GROUP` lanes have registers of their own
-    for it.
+    What selects is decoded on the cycle before, and every two lanes have registers of their own for
+    it.
 
     Parameters
     ----------
@@ -192,13 +192,13 @@ def operand(m, streams, coming, unit: str, name: str, config: Config, width: int
 
     wide = [stream for stream in sources if stream in field.wide]
     decoded = copies(m, Cat(select, (coming == stream for stream in wide)),
-                     -(-config.lanes // GROUP), f"{name}_select", vendor)
+                     -(-config.lanes // _SELECT_LANES), f"{name}_select", vendor)
 
     def pick(value_of, others, index=0):
         return choose([value_of(stream, getattr(streams, stream.name.lower()))
                        if stream in sources else others.get(stream)
                        for stream in map(places.get, range(1 << bits))],
-                      decoded[index // GROUP][:len(select)], m, vendor)
+                      decoded[index // _SELECT_LANES][:len(select)], m, vendor)
 
     lanes = [Signal(signed(width), name=f"{name}_{lane}") for lane in range(config.lanes)]
     valid, known = Signal(name=f"{name}_valid"), Signal(name=f"{name}_known")
@@ -210,7 +210,7 @@ def operand(m, streams, coming, unit: str, name: str, config: Config, width: int
             # Above bit 15: of a wide stream its own bits, of the others the sign.
             above = Signal(width - 16, name=f"{name}_above_{index}")
             m.d.comb += above.eq(narrow[15].replicate(width - 16))
-            for stream, chosen in zip(wide, decoded[index // GROUP][len(select):]):
+            for stream, chosen in zip(wide, decoded[index // _SELECT_LANES][len(select):]):
                 with m.If(chosen):
                     side = getattr(streams, stream.name.lower())
                     m.d.comb += above.eq(side.data[index][16:width])

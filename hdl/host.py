@@ -2,6 +2,7 @@
 from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ETHERNET
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from arch.config import Config
@@ -95,13 +96,15 @@ class HostPort(wiring.Component):
     def _receive(self, m):
         """Take a header, check it, take the words of a WRITE, and have the reply sent."""
         bus, request, status = self.bus, self._request, self._status
-        # What a byte is has been found out when it is acted upon.
-        rx = stream.Signature(data.StructLayout({"byte": 8, "sync": 1, "escape": 1})).create()
-        byte = self.rx.payload
-        m.d.comb += self.rx.ready.eq(~rx.valid | rx.ready)
-        with m.If(self.rx.ready):
-            m.d.sync += [rx.valid.eq(self.rx.valid), rx.payload.eq(
-                Cat(byte, byte == SYNC_REQUEST, byte == ESCAPE))]
+        # What a byte is has been found out when it is acted upon. Two places: that one is taken does
+        # not reach whoever has the next one before the cycle after.
+        layout = data.StructLayout({"byte": 8, "sync": 1, "escape": 1})
+        rx, byte = stream.Signature(layout).create(), self.rx.payload
+        m.submodules.rx_bytes = places = SyncFIFO(width=layout.size, depth=2)
+        m.d.comb += [places.w_data.eq(Cat(byte, byte == SYNC_REQUEST, byte == ESCAPE)),
+                     places.w_en.eq(self.rx.valid), self.rx.ready.eq(places.w_rdy),
+                     rx.payload.eq(places.r_data), rx.valid.eq(places.r_rdy),
+                     places.r_en.eq(rx.ready)]
         m.submodules.rx_crc = crc = CRC32_ETHERNET(data_width=8).create()
         begins, taken, byte = self._unescape(m, rx)
         count = Signal(range(HEADER_BYTES + CRC_BYTES + 1))

@@ -223,15 +223,18 @@ class KvPort(wiring.Component):
         m.d.sync += address.eq(access.address)
         segments = [address[-1] == part if parts > 1 else Const(1) for part in range(parts)]
         self._address = address
-        everywhere = copies(m, Cat(address, rows), len(self._ports), "reach", self._vendor)
+        # A row pair of a tile stands in one row of the chip.
+        reach = [copies(m, Cat(address, rows[2 * pair:2 * pair + 2]), len(self._ports),
+                        f"reach_{pair}", self._vendor) for pair in range(config.pairs)]
         for number, port in enumerate(self._ports):
             first = number * config.tile_columns
             chosen = Cat(columns[first + column] & segment
                          for column in range(config.tile_columns) for segment in segments)
             register = Signal(len(chosen), name=f"columns_{number}", reset_less=True)
             m.d.sync += register.eq(chosen)
-            m.d.comb += [Cat(port.address, port.rows).eq(everywhere[number]),
-                         port.columns.as_value().eq(register)]
+            m.d.comb += [Cat(port.address[pair], port.rows[2 * pair:2 * pair + 2]).eq(there[number])
+                         for pair, there in enumerate(reach)]
+            m.d.comb += port.columns.as_value().eq(register)
 
     def _conflict(self, m, access):
         """Cycle t + 4: does port A read a bank and word that is being written?

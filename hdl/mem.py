@@ -19,6 +19,9 @@ from hdl.signatures import (LANE_BITS, FaultSignature, IssueSignature, StreamSig
                             StreamsSignature, fault_bit)
 from hdl.store import StoreBus
 
+#: Lanes of a bank that share registers of the address.
+_PART_LANES = 2
+
 
 def written_ports(config: Config) -> dict:
     """What a queue writes to a bank, a cycle behind the issue, for simulation."""
@@ -92,7 +95,7 @@ class MemBank(wiring.Component):
         # Block RAM would be faster, but the weights need all of it. The parity has an array of its
         # own: RAM cells are four bits wide, and a bit of each lane shares one with those of others.
         self._data = LutRam(width=LANE_BITS * config.lanes, depth=config.mem_depth,
-                            granularity=LANE_BITS, part=GROUP * LANE_BITS, vendor=vendor)
+                            granularity=LANE_BITS, part=_PART_LANES * LANE_BITS, vendor=vendor)
         self._checks = LutRam(width=config.lanes, depth=config.mem_depth,
                               granularity=config.lanes // 2, vendor=vendor)
         self.store, self.checks = self._data.memory, self._checks.memory

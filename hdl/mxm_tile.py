@@ -24,7 +24,7 @@ class WeightPortSignature(wiring.Signature):
 
     Members
     -------
-    address : word, of a write or a read.
+    address : word, of a write or a read, for every row pair.
     columns : which columns are accessed, by parts of the banks (`hdl.cells.WeightBank`).
     rows : of these, the rows that are written; none for a read.
     lines : bytes to write, nine bits each.
@@ -36,7 +36,7 @@ class WeightPortSignature(wiring.Signature):
     def __init__(self, config: Config):
         columns, parts = config.tile_columns, bank_parts(config.weight_depth)
         super().__init__({
-            "address": Out(config.weight_address_bits),
+            "address": Out(data.ArrayLayout(config.weight_address_bits, config.pairs)),
             "columns": Out(data.ArrayLayout(parts, columns)), "rows": Out(config.rows),
             "lines": Out(data.ArrayLayout(BYTE_BITS, config.lanes)),
             "read_place": Out(range(columns * parts)),
@@ -118,7 +118,7 @@ class MxmTile(wiring.Component):
         m.d.comb += [
             # Cycle s + p: address in.
             bank.a_address.eq(self.i_address[pair]),
-            bank.b_address.eq(port.address),
+            bank.b_address.eq(port.address[pair]),
             bank.b_en.eq(port.columns[column]),
             bank.b_w_en.eq(Cat(port.rows[row] for row in rows)),
             bank.b_w_data.eq(Cat(port.lines[(self._first + column) ^ row] for row in rows)),
