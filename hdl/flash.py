@@ -37,7 +37,7 @@ class FlashReader(wiring.Component):
         m = Module()
         shift, left = Signal(8 + ADDRESS_BITS), Signal(range(8 + ADDRESS_BITS + 1))
         phase, wait = Signal(range(PERIOD)), Signal(range(WAKE_CYCLES + 1), init=WAKE_CYCLES)
-        awake, last = Signal(), Signal()
+        awake, last, taken = Signal(), Signal(), Signal()
         m.d.comb += [self.out.eq(shift[-1]), last.eq(phase == PERIOD - 1),
                      self.o.payload.eq(shift[:8])]
         # Whoever asks decides late what to ask for.
@@ -86,9 +86,10 @@ class FlashReader(wiring.Component):
                 clocked("OFFER")
                 stopped()
             with m.State("OFFER"):
-                # Not what the read before this one has left.
-                m.d.comb += self.o.valid.eq(self.read & read)
-                with m.If(self.o.ready):
+                # Not what the read before this one has left. That it is taken comes late, too.
+                m.d.comb += self.o.valid.eq(self.read & read & ~taken)
+                m.d.sync += taken.eq(self.o.valid & self.o.ready)
+                with m.If(taken):
                     m.next = "NEXT"
                 stopped()
         return m
