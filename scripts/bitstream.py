@@ -26,7 +26,7 @@ _SOURCE = re.compile(r"^ *attribute \\src .*\n", re.MULTILINE)
 #: Router 1 needs hours where the chip is this full. The placer that moves all cells at once makes
 #: wires a sixth shorter than the other. Router 2 lets what is critical insist on its wires, and is
 #: faster and better without: 66 MHz instead of 62, of one placement (docs/hardware_ci.md).
-_PLACE, _ROUTE = ("--placer", "static"), ("--router", "router2", "--no-tmdriv")
+_PLACE, _ROUTE = ("--placer", "static"), {"router": "router2", "timing_driven": f"{0:032b}"}
 _PLACED = "placed.json"
 #: What nextpnr says as it begins a part of its work, and how we call that.
 _PHASES = {"Packing": "packing", "Running Static placer": "placing", "Routing": "routing"}
@@ -65,7 +65,7 @@ class Plan:
     def identity(self) -> str:
         """Hash of the design, its constraints and sites, and the tools."""
         parts = [self.rtlil, self.constraints, self.script, " ".join(self.spec.device),
-                 floorplan.IDENTITY, keepouts.IDENTITY, " ".join(_PLACE + _ROUTE),
+                 floorplan.IDENTITY, keepouts.IDENTITY, " ".join(_PLACE), json.dumps(_ROUTE),
                  json.dumps(self.tools, sort_keys=True)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
@@ -173,9 +173,9 @@ def _place(made: Plan, folder: pathlib.Path, seed: int, notify: Callable[[str], 
         _nextpnr(made, work, tell, "--seed", str(seed), "--json", NETLIST, "--no-route",
                  "--write", _PLACED, *_PLACE)
         keepouts.remove(work / _PLACED, TOP)
-        _constrain(work / _PLACED, made.spec.clock_hz)
+        _set(work / _PLACED, _ROUTE | {"target_freq": f"{made.spec.clock_hz:.6f}"})
         _nextpnr(made, work, tell, "--json", _PLACED, "--no-pack", "--no-place", "--textcfg",
-                 "top.config", "--report", "report.json", *_ROUTE)
+                 "top.config", "--report", "report.json")
         content = json.loads((work / "report.json").read_text())
         content["seconds"] = round(time.monotonic() - began, 1)
         (work / "kept.json").write_text(json.dumps(content))
@@ -203,10 +203,11 @@ def _nextpnr(made: Plan, work: pathlib.Path, tell: Callable[[str], None], *argum
     _checked(subprocess.CompletedProcess(command, running.returncode, "", "".join(lines)), "nextpnr")
 
 
-def _constrain(placed: pathlib.Path, clock_hz: int) -> None:
-    """A placed design has lost the clock that follows from the PLL: ask for it everywhere."""
+def _set(placed: pathlib.Path, settings: dict) -> None:
+    """Change settings of nextpnr in a placed design: they count for more than its options. The clock
+    that follows from the PLL is lost in it, and is asked for everywhere."""
     content = json.loads(placed.read_text())
-    content["modules"][TOP]["settings"]["target_freq"] = f"{clock_hz:.6f}"
+    content["modules"][TOP]["settings"] |= settings
     placed.write_text(json.dumps(content))
 
 

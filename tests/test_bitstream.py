@@ -31,11 +31,13 @@ content = json.load(open(arguments[arguments.index("--json") + 1]))
 top = content["modules"]["top"]
 if "--no-route" in arguments:
     # One call places; what it knows of clocks is lost.
-    top["settings"] = {"seed": arguments[arguments.index("--seed") + 1], "target_freq": "12000000"}
+    top["settings"] = {"seed": arguments[arguments.index("--seed") + 1],
+                       "target_freq": "12000000", "router": "router1"}
     json.dump(content, open(arguments[arguments.index("--write") + 1], "w"))
     print("Info: Packing constants..", file=sys.stderr)
 else:
     assert "--no-pack" in arguments and "--no-place" in arguments and not top["cells"]
+    assert top["settings"]["router"] == "router2"
     seed, asked = int(top["settings"]["seed"]), float(top["settings"]["target_freq"]) / 1e6
     open("top.config", "w").write(f"config {seed}")
     json.dump({"fmax": {"clock": {"achieved": SPEEDS[seed], "constraint": asked},
