@@ -20,7 +20,7 @@ class Registers(wiring.Component):
 
     Members
     -------
-    host : REGISTERS; answers two cycles after a request.
+    host : REGISTERS; answers a write two cycles after the request, a read three.
     run, clear : high for the cycle after the command was written.
     abort : ABORT was written since the last RUN.
     first, prompt, limit, vocabulary, halt_token, temperature, seed : settings; ``halt_token`` is
@@ -40,12 +40,12 @@ class Registers(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         host = self.host
-        writes, reads = Signal(), Signal()
+        writes, reads, found = Signal(), Signal(), Signal()
         read_word = Signal(16)
         selected = (host.space == Space.REGISTERS) & (host.address[6:] == 0)
         here = host.space == Space.REGISTERS
         m.d.sync += [writes.eq(host.w_en & here), reads.eq(host.r_en & here),
-                     host.ack.eq(writes | reads), host.r_data.eq(0),
+                     found.eq(reads), host.ack.eq(writes | found), host.r_data.eq(0),
                      self.run.eq(0), self.clear.eq(0)]
 
         time, high = Signal(64), Signal(48)
@@ -68,14 +68,20 @@ class Registers(wiring.Component):
             **{Register.DIGEST0 + n: digest >> 16 * n & 0xFFFF for n in range(4)},
             **{Register.BUILD0 + n: self._build >> 16 * n & 0xFFFF for n in range(4)}}
 
-        # A read: the word is chosen on the cycle of the request, given two cycles later.
+        # A read: on the cycle of the request a word of every eight is chosen, by the low bits of the
+        # address, one of these on the next, given two cycles later.
         m.d.sync += read_word.eq(0)
-        with m.If(selected):
-            with m.Switch(host.address[:6]):
+        for eight in sorted({int(register) >> 3 for register in values}):
+            near = Signal(16, name=f"near_{eight}")
+            m.d.sync += near.eq(0)
+            with m.Switch(host.address[:3]):
                 for register, value in values.items():
-                    with m.Case(int(register)):
-                        m.d.sync += read_word.eq(value)
-        with m.If(reads):
+                    if int(register) >> 3 == eight:
+                        with m.Case(int(register) & 7):
+                            m.d.sync += near.eq(value)
+            with m.If(selected & (host.address[3:6] == eight)):
+                m.d.sync += read_word.eq(near)
+        with m.If(found):
             m.d.sync += host.r_data.eq(read_word)
         with m.If(host.w_en & selected):
             with m.Switch(host.address[:6]):
