@@ -2,7 +2,6 @@
 from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ETHERNET
-from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from arch.config import Config
@@ -100,11 +99,14 @@ class HostPort(wiring.Component):
         # not reach whoever has the next one before the cycle after.
         layout = data.StructLayout({"byte": 8, "sync": 1, "escape": 1})
         rx, byte = stream.Signature(layout).create(), self.rx.payload
-        m.submodules.rx_bytes = places = SyncFIFO(width=layout.size, depth=2)
-        m.d.comb += [places.w_data.eq(Cat(byte, byte == SYNC_REQUEST, byte == ESCAPE)),
-                     places.w_en.eq(self.rx.valid), self.rx.ready.eq(places.w_rdy),
-                     rx.payload.eq(places.r_data), rx.valid.eq(places.r_rdy),
-                     places.r_en.eq(rx.ready)]
+        coming = Cat(byte, byte == SYNC_REQUEST, byte == ESCAPE)
+        waiting, behind = Signal(), Signal(layout.size)
+        m.d.comb += self.rx.ready.eq(~waiting)
+        with m.If(rx.ready | ~rx.valid):
+            m.d.sync += [waiting.eq(0), rx.valid.eq(waiting | self.rx.valid),
+                         rx.payload.eq(Mux(waiting, behind, coming))]
+        with m.Elif(self.rx.valid & ~waiting):
+            m.d.sync += [waiting.eq(1), behind.eq(coming)]
         m.submodules.rx_crc = crc = CRC32_ETHERNET(data_width=8).create()
         begins, taken, byte = self._unescape(m, rx)
         count = Signal(range(HEADER_BYTES + CRC_BYTES + 1))

@@ -276,7 +276,7 @@ async def check(dut):
                            + payload(words[:count])[-4:])
     assert len(bench.bus.accesses) == accesses + 41
     cycles = [at.cycle for at in bench.bus.accesses[accesses:accesses + 40]]
-    assert {after - before for before, after in zip(cycles, cycles[1:])} == {6}
+    assert {after - before for before, after in zip(cycles, cycles[1:])} == {7}
     bench.send(request(Command.CHECK, 3, Space.CONSTANTS, SIZES[Space.CONSTANTS], 1))
     await bench.expect(reply(Status.RANGE, 3, Space.CONSTANTS, SIZES[Space.CONSTANTS], 1))
     await bench.finish()
