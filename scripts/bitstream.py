@@ -23,9 +23,9 @@ from sim import toolchain
 TOP = "top"
 NETLIST = "netlist.json"
 _SOURCE = re.compile(r"^ *attribute \\src .*\n", re.MULTILINE)
-#: Router 1 needs hours where the chip is this full. The placer that moves all cells at once makes
-#: wires a sixth shorter than the other. Router 2 lets what is critical insist on its wires, and is
-#: faster and better without: 66 MHz instead of 62, of one placement (docs/hardware_ci.md).
+#: The placer that moves all cells at once makes wires a sixth shorter than the other. Router 1 takes
+#: longer than router 2. That one lets what is critical insist on its wires, and is faster and better
+#: without: 66 MHz instead of 62, of one placement (docs/hardware_ci.md).
 _PLACE, _ROUTE = ("--placer", "static"), {"router": "router2", "timing_driven": f"{0:032b}"}
 _PLACED = "placed.json"
 #: What nextpnr says as it begins a part of its work, and how we call that.
@@ -172,8 +172,7 @@ def _place(made: Plan, folder: pathlib.Path, seed: int, notify: Callable[[str], 
             notify(f"seed {seed}: {phase}, {time.monotonic() - began:.0f} s")
         _nextpnr(made, work, tell, "--seed", str(seed), "--json", NETLIST, "--no-route",
                  "--write", _PLACED, *_PLACE)
-        keepouts.remove(work / _PLACED, TOP)
-        _set(work / _PLACED, _ROUTE | {"target_freq": f"{made.spec.clock_hz:.6f}"})
+        _prepare_routing(work / _PLACED, made.spec.clock_hz)
         _nextpnr(made, work, tell, "--json", _PLACED, "--no-pack", "--no-place", "--textcfg",
                  "top.config", "--report", "report.json")
         content = json.loads((work / "report.json").read_text())
@@ -203,11 +202,16 @@ def _nextpnr(made: Plan, work: pathlib.Path, tell: Callable[[str], None], *argum
     _checked(subprocess.CompletedProcess(command, running.returncode, "", "".join(lines)), "nextpnr")
 
 
-def _set(placed: pathlib.Path, settings: dict) -> None:
-    """Change settings of nextpnr in a placed design: they count for more than its options. The clock
-    that follows from the PLL is lost in it, and is asked for everywhere."""
+def _prepare_routing(placed: pathlib.Path, clock_hz: int) -> None:
+    """Free the rows that were kept free, and say how to route, in a design that nextpnr has placed.
+
+    The settings in it count for more than options. The clock that follows from the PLL is lost in it,
+    and is asked for everywhere.
+    """
     content = json.loads(placed.read_text())
-    content["modules"][TOP]["settings"] |= settings
+    top = content["modules"][TOP]
+    keepouts.remove(top["cells"])
+    top["settings"] |= _ROUTE | {"target_freq": f"{clock_hz:.6f}"}
     placed.write_text(json.dumps(content))
 
 

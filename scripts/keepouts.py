@@ -33,11 +33,7 @@ def add(netlist: pathlib.Path, top: str) -> None:
     netlist.write_text(json.dumps(content))
 
 
-def remove(placed: pathlib.Path, top: str) -> int:
-    """Take them out of a design that nextpnr has placed, in place; returns how many there were."""
-    content = json.loads(placed.read_text())
-    cells = content["modules"][top]["cells"]
-    content["modules"][top]["cells"] = kept = {
-        name: cell for name, cell in cells.items() if not name.startswith(_NAME)}
-    placed.write_text(json.dumps(content))
-    return len(cells) - len(kept)
+def remove(cells: dict) -> None:
+    """Take them out of the cells of a design that nextpnr has placed."""
+    for name in [name for name in cells if name.startswith(_NAME)]:
+        del cells[name]
