@@ -29,10 +29,11 @@ class Flash:
         self._clock = clock
 
 
-def reads(wanted: list, ready: bool = True) -> tuple:
+def reads(wanted: list, ready: bool = True, every: int = 50) -> tuple:
     """Bytes taken and commands seen. ``wanted``: address, bytes to take, cycles to wait after them.
 
-    ``read`` then falls for one cycle, on which bytes would be taken if ``ready``.
+    They are taken on every so many cycles. ``read`` then falls for one cycle, on which bytes would be
+    taken if ``ready``.
     """
     dut, model, got = FlashReader(), Flash(), []
 
@@ -50,7 +51,7 @@ def reads(wanted: list, ready: bool = True) -> tuple:
             end, left = len(got) + count, more
             for number in range(3 * WAKE_CYCLES):
                 # A byte waits until it is taken.
-                ctx.set(dut.o.ready, len(got) < end and number % 50 == 0)
+                ctx.set(dut.o.ready, len(got) < end and number % every == 0)
                 if len(got) == end:
                     left -= 1
                     if left < 0:
@@ -77,6 +78,12 @@ def test_a_read_may_end_anywhere(more, ready):
                    for place in range(count)]
     addressed = [command for command in commands if command > 255]
     assert commands[0] == WAKE and addressed == [READ << 24 | address for address, *_ in wanted]
+
+
+def test_a_byte_is_taken_once():
+    """By whoever always takes."""
+    got, _ = reads([(0x200100, 20, 0)], every=1)
+    assert got == [byte_at(0x200100 + place) for place in range(20)]
 
 
 def test_a_read_that_ends_within_its_command():

@@ -101,6 +101,24 @@ def test_write_and_read_back():
     simulate(scenario)
 
 
+def test_bytes_wait_on_a_quiet_line():
+    """Two bytes of a request are taken while a reply cannot leave, and the rest comes much later."""
+    async def scenario(wire, dut):
+        first, second = (stuffed(with_crc(header(Command.READ, tag, Space.REGISTERS,
+                                                 Register.MAGIC, 1))) for tag in (1, 2))
+        await wire.send(first)
+        wire.ctx.set(dut.tx.ready, 0)
+        await wire.send(second[:2])
+        for cycle in range(300):
+            wire.ctx.set(dut.tx.ready, cycle >= 50)
+            await wire.tick()
+        await wire.send(second[2:])
+        for tag in (1, 2):
+            await wire.reply(tag, Space.REGISTERS, Register.MAGIC, 1)
+            assert await wire.take(6) == with_crc(struct.pack("<H", 0x4D45))
+    simulate(scenario)
+
+
 def test_identity_and_settings():
     async def scenario(wire, dut):
         digest = struct.unpack("<4H", CONFIG.digest())
