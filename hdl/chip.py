@@ -119,8 +119,8 @@ class Chip(wiring.Component):
                      params.row.eq(sequencer.load_row), sequencer.loading.eq(params.busy)]
         m.submodules.programs = self._programs = programs = ProgramPort(
             config=self.config, queues=self.config.queues, vendor=self._vendor)
-        ended, idle = [Const(1)] * len(QUEUES), Signal(init=1)
-        m.d.sync += idle.eq(~sequencer.busy)
+        ended, self._idle = [Const(1)] * len(QUEUES), Signal(init=1, name="idle")
+        m.d.sync += self._idle.eq(~sequencer.busy)
         counts = shared_copies(m, sequencer.counts, self.config.queues, QUEUES_A_COPY, "counts",
                                self._vendor)
         loads = shared_copies(m, _fields(params.load), self.config.queues, QUEUES_A_COPY, "loads",
@@ -140,7 +140,7 @@ class Chip(wiring.Component):
                          queue.counts.as_value().eq(counts[name]),
                          _fields(queue.load).eq(loads[name])]
             connect(m, getattr(programs, name), queue.program)
-            m.d.comb += queue.idle.eq(idle)
+            m.d.comb += queue.idle.eq(self._idle)
             m.d.comb += sequencer.causes[number].eq(queue_causes | faults[name].causes)
             ended[number] = late
         m.d.comb += sequencer.ended.eq(Cat(ended))
@@ -153,7 +153,7 @@ class Chip(wiring.Component):
         connect(m, flipped(self.rx), host.rx)
         connect(m, flipped(self.tx), host.tx)
         connect(m, sequencer.event, host.event)
-        m.d.comb += host.busy.eq(sequencer.busy)
+        m.d.comb += host.busy.eq(~self._idle)
         self._connect_bus(m, host.bus, {
             "registers": (sequencer.host, Space.REGISTERS, Space.ROWS, Space.TOKENS),
             "params": (self._params.host, Space.PARAMS),

@@ -71,7 +71,10 @@ class Console(wiring.Component):
         # Tokens of the prompt, the token that begins a text included.
         self._count = Signal(range(self._config.context + 1), init=1, name="count")
         self._token, self._char = Signal(16, name="token"), Signal(8, name="char")
-        self._since = Signal(range(ANSWER_CYCLES + 1), name="since")
+        # Cycles left to wait for what is on its way; that there are none, a cycle late.
+        self._since, self._waited = (Signal(range(ANSWER_CYCLES + 1), name="since"),
+                                     Signal(name="waited"))
+        m.d.sync += self._waited.eq(self._since == 0)
         self._running, self._step = Signal(name="running"), Signal(3, name="step")
         # A story is told; nothing of it is told any more; its seed.
         self._telling, self._quiet = Signal(name="telling"), Signal(name="quiet")
@@ -100,12 +103,14 @@ class Console(wiring.Component):
         """Header of the flash, then its frames; every one must be answered OK."""
         flash_bytes, frames = self._flash.o, self._frames
         at, size, left = Signal(4), Signal(flash.OFFSET_BITS), Signal(16)
-        good = Signal()
+        # Bytes are left, and answers: told a cycle late, which is long before the next one comes.
+        good, more, awaited = Signal(), Signal(), Signal()
+        m.d.sync += [more.eq(size != 0), awaited.eq(left != 0)]
         with m.State("HEADER"):
             self._read(m, Const(0))
             m.d.comb += flash_bytes.ready.eq(1)
             m.d.sync += [self.speaking.eq(0), self.failed.eq(0), self._pressed.eq(0),
-                         self._since.eq(ANSWER_CYCLES)]
+                         self._since.eq(ANSWER_CYCLES), self._waited.eq(0)]
             with m.If(flash_bytes.valid):
                 m.d.sync += at.eq(at + 1)
                 with m.Switch(at):
@@ -127,7 +132,7 @@ class Console(wiring.Component):
                         m.next = "HOST"
         with m.State("MODEL"):
             # The reader is between two commands for the first cycles, with nothing on offer.
-            with m.If(size != 0):
+            with m.If(more):
                 m.d.comb += [self.chip_rx.valid.eq(flash_bytes.valid & at[0]),
                              self.chip_rx.payload.eq(flash_bytes.payload),
                              flash_bytes.ready.eq(self.chip_rx.ready & at[0])]
@@ -144,10 +149,10 @@ class Console(wiring.Component):
                 m.d.sync += left.eq(left - 1)
                 with m.If(frames.code != Status.OK):
                     m.d.sync += self.failed.eq(1)
-            with m.If(self.failed | (self._since == 0)):
+            with m.If(self.failed | self._waited):
                 m.d.sync += [self.failed.eq(1), at.eq(0)]
                 m.next = "HOST"
-            with m.Elif((size == 0) & (left == 0)):
+            with m.Elif(~more & ~awaited):
                 m.d.sync += [self.speaking.eq(1), self._count.eq(1), at.eq(0)]
                 m.d.comb += self._writer.restart.eq(1)
                 m.next = "START"
@@ -155,7 +160,7 @@ class Console(wiring.Component):
             # What a host has left on its way, and the answers to it, is none of the console's.
             m.d.comb += [self.line_rx.ready.eq(1), self.chip_tx.ready.eq(1)]
             m.d.sync += self._since.eq(self._since - 1)
-            with m.If(self._since == 0):
+            with m.If(self._waited):
                 m.next = "HEADER"
 
     def _host(self, m):
@@ -170,7 +175,7 @@ class Console(wiring.Component):
             for source, target in ((self.line_rx, self.chip_rx), (self.chip_tx, self.line_tx)):
                 m.d.comb += [target.valid.eq(source.valid), target.payload.eq(source.payload),
                              source.ready.eq(target.ready)]
-            m.d.sync += self._since.eq(ANSWER_CYCLES)
+            m.d.sync += [self._since.eq(ANSWER_CYCLES), self._waited.eq(0)]
             with m.If(self._pressed):
                 m.next = "AGAIN"
 

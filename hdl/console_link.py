@@ -32,7 +32,8 @@ class WordWriter(wiring.Component):
         m.submodules.crc = crc = CRC32_ETHERNET(data_width=8).create()
         at, busy, sent = Signal(range(FRAME_BYTES)), Signal(), Signal()
         check, in_crc = Signal(32), Signal()
-        tag, byte = Signal(8), Signal(8)
+        # The byte that is sent has been chosen on the cycle before, in which none is on offer.
+        tag, chosen, byte, there = Signal(8), Signal(8), Signal(8), Signal()
         # Of a byte that must not be sent as it is, the first of its two bytes has been sent.
         special, escaping = Signal(), Signal()
         payload = HEADER_BYTES + CRC_BYTES
@@ -41,8 +42,7 @@ class WordWriter(wiring.Component):
                        Const(0, 8)])
         m.d.comb += [
             in_crc.eq((at >= HEADER_BYTES) & (at < payload) | (at >= payload + 2)),
-            special.eq((at != 0) & ((byte == SYNC_REQUEST) | (byte == ESCAPE))),
-            self.o.valid.eq(busy), sent.eq(busy & self.o.ready & (~special | escaping)),
+            self.o.valid.eq(there), sent.eq(there & self.o.ready & (~special | escaping)),
             self.o.payload.eq(Mux(escaping, byte ^ ESCAPED, Mux(special, ESCAPE, byte))),
             crc.data.eq(byte), crc.valid.eq(sent & ~in_crc),
             crc.start.eq(~busy | sent & (at == payload - 1)),
@@ -50,13 +50,15 @@ class WordWriter(wiring.Component):
         with m.If(in_crc):
             # A CRC is there one cycle after the last byte that it covers: as long as none is sent.
             first = (at == HEADER_BYTES) | (at == payload + 2)
-            m.d.comb += byte.eq(Mux(first, crc.crc[:8], check[:8]))
+            m.d.comb += chosen.eq(Mux(first, crc.crc[:8], check[:8]))
             with m.If(sent):
                 m.d.sync += check.eq(Mux(first, crc.crc, check) >> 8)
         with m.Elif(at >= payload):
-            m.d.comb += byte.eq(Mux(at[0], self.word[8:], self.word[:8]))
+            m.d.comb += chosen.eq(Mux(at[0], self.word[8:], self.word[:8]))
         with m.Else():
-            m.d.comb += byte.eq(plain[at])
+            m.d.comb += chosen.eq(plain[at])
+        m.d.sync += [byte.eq(chosen), there.eq(busy & ~sent), special.eq(
+            (at != 0) & ((chosen == SYNC_REQUEST) | (chosen == ESCAPE)))]
         with m.If(self.start):
             m.d.sync += [busy.eq(1), at.eq(0), tag.eq(tag + 1)]
         with m.Elif(sent):

@@ -73,7 +73,10 @@ class HostPort(wiring.Component):
         self._status = Signal(range(max(Status) + 1), name="status")
         self._reply, self._replied = Signal(name="reply"), Signal(name="replied")
         self._address = Signal(ADDRESS_BITS, name="address")
+        # Words left; that there are none, or one, told a cycle late: nobody asks sooner.
         self._left = Signal(16, name="left")
+        self._none_left, self._one_left = Signal(name="none_left"), Signal(name="one_left")
+        m.d.sync += [self._none_left.eq(self._left == 0), self._one_left.eq(self._left == 1)]
 
         # One access at a time, held until it is answered or given up. Answers come from all over the
         # chip, and late: what follows from them does so on the cycle after.
@@ -148,12 +151,12 @@ class HostPort(wiring.Component):
             with m.State("COMPARE"):
                 m.next = "JUDGE"
             with m.State("JUDGE"):
-                m.d.sync += [count.eq(0), one.eq(self._left == 1)]
+                m.d.sync += [count.eq(0), one.eq(self._one_left)]
                 self._judge(m, *measured, last, acts)
                 m.next = "REPLY"
                 with m.If(request[8 * _COMMAND:][:8] == Command.WRITE):
                     m.next = "LOW"
-                    with m.If(self._left == 0):
+                    with m.If(self._none_left):
                         m.next = "TRAILER"
             with m.State("LOW"):
                 m.d.comb += rx.ready.eq(1)
@@ -168,7 +171,7 @@ class HostPort(wiring.Component):
                     with m.If(acts & ~one):
                         m.d.sync += [bus.w_en.eq(1), self._pending.eq(1)]
                     m.next = "LOW"
-                    with m.If(self._left == 1):
+                    with m.If(self._one_left):
                         m.next = "TRAILER"
                 unless_begun()
             with m.State("TRAILER"):
@@ -218,7 +221,7 @@ class HostPort(wiring.Component):
                 with m.Case(int(number)):
                     m.d.sync += limit.eq(words)
         # COMMAND acts when its CRC was right: it must be a word of its own.
-        streamed = (command == Command.WRITE) & (space == Space.REGISTERS) & (self._left != 1) & (
+        streamed = (command == Command.WRITE) & (space == Space.REGISTERS) & ~self._one_left & (
             self._address[:REGISTER_BITS] == Register.COMMAND)
         behind = Signal(8)
         wrong, follows, repeats = Signal(), Signal(), Signal()
@@ -283,7 +286,7 @@ class HostPort(wiring.Component):
                     m.d.sync += [frame.eq(frame[8:]), left.eq(left - 1)]
                     with m.If(left == 1):
                         m.next = "CRC"
-                        with m.If(in_words & (self._left != 0)):
+                        with m.If(in_words & ~self._none_left):
                             m.next = "FETCH"
             with m.State("FETCH"):
                 m.d.sync += [bus.r_en.eq(1), self._pending.eq(1)]
@@ -309,5 +312,5 @@ class HostPort(wiring.Component):
                 m.d.comb += crc.start.eq(1)
                 m.d.sync += [in_words.eq(1), quiet.eq(command == Command.CHECK)]
                 m.next = "CRC"
-                with m.If(self._left != 0):
+                with m.If(~self._none_left):
                     m.next = "FETCH"

@@ -14,12 +14,14 @@ from arch.isa import UNITS
 from arch.queues import Stream
 from hdl.cells import copies
 from hdl.choose import GROUP, operand
-from hdl.pipeline import delay
+from hdl.pipeline import all_equal, delay
 from hdl.signatures import (FaultSignature, IssueSignature, StreamSignature, StreamsSignature,
                             fault_bit, issued, stream_width)
 from hdl.vxm_lane import CONTROL, VxmLane
 
 _OP = {op.name: op.code for op in UNITS["vxm"].ops}
+#: Lanes that share control registers where a bit of them reaches most cells of a lane.
+_CONTROL_LANES = 2
 
 
 class Vxm(wiring.Component):
@@ -71,41 +73,47 @@ class Vxm(wiring.Component):
                           self._vendor)
         valid = delay(m, self._now.valid, 8 + stages, "valid", reset=True)
         m.d.comb += self.o_vxm.valid.eq(valid)
-        groups = [self._pipeline(m, control, before, within, after) for control in controls]
+        groups = [self._pipeline(m, number, control, before, within, after)
+                  for number, control in enumerate(controls)]
         beyond = Signal(config.lanes, reset_less=True)
         m.d.sync += beyond.eq(~((2 << self.position[:config.lane_bits]) - 1))
 
         for number in range(config.lanes):
-            control, (no_a, no_b, no_c), (prepare, multiply, fine, add, result) = groups[
+            control, (no_a, no_b, no_c), (prepares, multiplies, fine, add, result) = groups[
                 number // GROUP]
             lane = VxmLane(within=within, after=after, vendor=self._vendor)
             m.submodules[f"lane_{number}"] = lane
+            taken, place = self._taken(m, a[number], no_a, 0), number % GROUP // _CONTROL_LANES
             m.d.comb += [
-                lane.a.eq(delay(m, self._taken(m, a[number], no_a, 0), before, f"a_{number}")),
+                lane.a.eq(delay(m, taken, before, f"a_{number}")),
+                lane.a_fits.eq(delay(m, all_equal(taken[15:]), before, f"a_fits_{number}")),
                 lane.b.eq(delay(m, self._taken(m, b[number], no_b, 1, control.exp | control.act),
                                 before, f"b_{number}")),
                 # SILU and GELU have no addend.
                 lane.c.eq(delay(m, self._taken(m, c[number], no_c | control.act, 0), before,
                                 f"c_{number}")),
-                lane.i_prepare.eq(prepare), lane.i_multiply.eq(multiply),
+                lane.i_prepare.eq(prepares[place]), lane.i_multiply.eq(multiplies[place]),
                 lane.i_fine.eq(fine), lane.i_add.eq(add), lane.i_result.eq(result),
                 lane.masked.eq(CONTROL(add).mask & beyond[number]),
                 self.o_vxm.data[number].eq(lane.o),
             ]
         return m
 
-    def _pipeline(self, m, decoded, before, within, after):
+    def _pipeline(self, m, number, decoded, before, within, after):
         """Control of one group of lanes on the cycles that use it; extra stages move the later ones.
 
-        Returns that of cycle 0, which operands are absent then, and that of the later stages.
+        Returns that of cycle 0, which operands are absent then, and that of the later stages; of the
+        first two, for every few lanes.
         """
         control = CONTROL(decoded[:CONTROL.size])
-        prepare = delay(m, control, 1 + before, "prepare")
-        multiply = delay(m, prepare, 1, "multiply")
-        fine = delay(m, multiply, 3 + within, "fine")
+        count = -(-GROUP // _CONTROL_LANES)
+        prepares = [CONTROL(bits) for bits in copies(
+            m, delay(m, control, before, "prepare"), count, f"prepare_{number}", self._vendor)]
+        multiplies = [delay(m, prepare, 1, "multiply") for prepare in prepares]
+        fine = delay(m, multiplies[0], 3 + within, "fine")
         add = delay(m, fine, 1, "add")
         result = delay(m, add, 1 + after, "result")
-        return control, decoded[CONTROL.size:], (prepare, multiply, fine, add, result)
+        return control, decoded[CONTROL.size:], (prepares, multiplies, fine, add, result)
 
     def _taken(self, m, value, absent, instead, clear=C(0, 1)):
         """Register of an operand, and what stands in its place."""

@@ -46,6 +46,7 @@ class VxmLane(wiring.Component):
     -------
     a, b, c : operands, already registered (cycle 1). ``b`` is 0 for EXP2, SILU and GELU, ``c``
         for SILU and GELU.
+    a_fits : whether ``a`` fits 16 bits (cycle 1).
     i_prepare, i_multiply, i_fine, i_add, i_result : `CONTROL` on cycles 1, 2, 5, 6 and 7.
     masked : cycle 6: the lane gives the mask value.
     o : result (cycle 8).
@@ -61,7 +62,7 @@ class VxmLane(wiring.Component):
     def __init__(self, *, within: int = 0, after: int = 0, vendor: bool = False):
         self._within, self._after, self._vendor = within, after, vendor
         super().__init__({
-            "a": In(signed(32)), "b": In(signed(16)), "c": In(signed(16)),
+            "a": In(signed(32)), "a_fits": In(1), "b": In(signed(16)), "c": In(signed(16)),
             "i_prepare": In(CONTROL), "i_multiply": In(CONTROL), "i_fine": In(CONTROL),
             "i_add": In(CONTROL), "i_result": In(CONTROL), "masked": In(1), "o": Out(signed(32)),
         })
@@ -95,7 +96,7 @@ class VxmLane(wiring.Component):
         u : the argument (cycle 2).
         rest : its bits in a pair of segments, 0 but for SILU and GELU (cycle 2).
         """
-        control, sign, fits = self.i_prepare, self.a[-1], all_equal(self.a[15:])
+        control, sign, fits = self.i_prepare, self.a[-1], self.a_fits
         exp, act, top = control.exp, control.act, control.exp & ~sign
         # The limit takes the place of an argument that does not fit 16 bits.
         inverted = exp & (fits | sign) | act & (sign | ~fits)

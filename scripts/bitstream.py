@@ -9,27 +9,18 @@ import json
 import os
 import pathlib
 import re
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 
 from arch.boards import BoardSpec
 from arch.hostmap import PROTOCOL_VERSION
 from compiler.errors import MetronomeError
-from scripts import carry_ends, floorplan, keepouts, output_registers, synthesis
+from scripts import carry_ends, floorplan, keepouts, output_registers, pnr, synthesis
 from sim import toolchain
 
 TOP = "top"
 NETLIST = "netlist.json"
 _SOURCE = re.compile(r"^ *attribute \\src .*\n", re.MULTILINE)
-#: The placer that moves all cells at once makes wires a sixth shorter than the other. Router 1 takes
-#: longer than router 2. That one lets what is critical insist on its wires, and is faster and better
-#: without: 66 MHz instead of 62, of one placement (docs/hardware_ci.md).
-_PLACE, _ROUTE = ("--placer", "static"), {"router": "router2", "timing_driven": f"{0:032b}"}
-_PLACED = "placed.json"
-#: What nextpnr says as it begins a part of its work, and how we call that.
-_PHASES = {"Packing": "packing", "Running Static placer": "placing", "Routing": "routing"}
 
 
 class TimingError(Exception):
@@ -65,8 +56,7 @@ class Plan:
     def identity(self) -> str:
         """Hash of the design, its constraints and sites, and the tools."""
         parts = [self.rtlil, self.constraints, self.script, " ".join(self.spec.device),
-                 floorplan.IDENTITY, keepouts.IDENTITY, " ".join(_PLACE), json.dumps(_ROUTE),
-                 json.dumps(self.tools, sort_keys=True)]
+                 pnr.IDENTITY, json.dumps(self.tools, sort_keys=True)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -126,7 +116,7 @@ def build(made: Plan, seeds: int, notify: Callable[[str], None]) -> tuple:
     bit = folder / f"seed-{report['seed']}.bit"
     if not bit.exists():
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            _checked(toolchain.ecppack().run("--compress", "--input",
+            pnr.checked(toolchain.ecppack().run("--compress", "--input",
                                              f"../seed-{report['seed']}.config", "--bit", "top.bit",
                                              cwd=work), "ecppack")
             os.replace(pathlib.Path(work) / "top.bit", bit)
@@ -140,18 +130,12 @@ def kept(made: Plan) -> pathlib.Path | None:
         json.loads(bit.with_suffix(".json").read_text()))["achieved"])
 
 
-def _checked(done: subprocess.CompletedProcess, tool: str) -> None:
-    if done.returncode:
-        complaint = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
-        raise MetronomeError(f"{tool} failed: {(complaint or ['no message'])[0]}")
-
-
 def _synthesise(made: Plan, folder: pathlib.Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as name:
         work = pathlib.Path(name)
         (work / f"{TOP}.il").write_text(made.rtlil)
         (work / "synth.ys").write_text(made.script)
-        _checked(toolchain.yosys().run("-q", "-l", "yosys.log", "synth.ys", cwd=work), "Yosys")
+        pnr.checked(toolchain.yosys().run("-q", "-l", "yosys.log", "synth.ys", cwd=work), "Yosys")
         output_registers.absorb(work / NETLIST, TOP)
         carry_ends.trim(work / NETLIST, TOP)
         if floorplan.DEVICE in made.spec.device:
@@ -162,57 +146,15 @@ def _synthesise(made: Plan, folder: pathlib.Path) -> None:
 
 def _place(made: Plan, folder: pathlib.Path, seed: int, notify: Callable[[str], None]) -> None:
     """Place and route with one seed; leaves its report, and before it its configuration."""
-    began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder) as name:
         work = pathlib.Path(name)
-        (work / "pins.lpf").write_text(made.constraints)
+        (work / pnr.CONSTRAINTS).write_text(made.constraints)
         os.link(folder / NETLIST, work / NETLIST)
-
-        def tell(phase: str) -> None:
-            notify(f"seed {seed}: {phase}, {time.monotonic() - began:.0f} s")
-        _nextpnr(made, work, tell, "--seed", str(seed), "--json", NETLIST, "--no-route",
-                 "--write", _PLACED, *_PLACE)
-        _prepare_routing(work / _PLACED, made.spec.clock_hz)
-        _nextpnr(made, work, tell, "--json", _PLACED, "--no-pack", "--no-place", "--textcfg",
-                 "top.config", "--report", "report.json")
-        content = json.loads((work / "report.json").read_text())
-        content["seconds"] = round(time.monotonic() - began, 1)
-        (work / "kept.json").write_text(json.dumps(content))
-        os.replace(work / "top.config", folder / f"seed-{seed}.config")
+        run = pnr.Run(work, TOP, made.spec.device, made.spec.clock_hz,
+                      lambda phase: notify(f"seed {seed}: {phase}"))
+        (work / "kept.json").write_text(json.dumps(run(NETLIST, seed)))
+        os.replace(work / pnr.CONFIG, folder / f"seed-{seed}.config")
         os.replace(work / "kept.json", folder / f"seed-{seed}.json")
-
-
-def _nextpnr(made: Plan, work: pathlib.Path, tell: Callable[[str], None], *arguments: str) -> None:
-    """Run nextpnr in a folder; ``tell`` hears the parts of its work as they begin."""
-    tool = toolchain.nextpnr()
-    command = [*tool.command, *made.spec.device, "--lpf", "pins.lpf", "--timing-allow-fail",
-               *arguments]
-    lines = []
-    with subprocess.Popen(command, cwd=work, text=True, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                          env=os.environ | tool.environment) as running:
-        phase = None
-        for line in running.stderr:
-            lines.append(line)
-            now = next((name for start, name in _PHASES.items()
-                        if line.startswith(f"Info: {start}")), phase)
-            if now != phase:
-                tell(now)
-                phase = now
-    _checked(subprocess.CompletedProcess(command, running.returncode, "", "".join(lines)), "nextpnr")
-
-
-def _prepare_routing(placed: pathlib.Path, clock_hz: int) -> None:
-    """Free the rows that were kept free, and say how to route, in a design that nextpnr has placed.
-
-    The settings in it count for more than options. The clock that follows from the PLL is lost in it,
-    and is asked for everywhere.
-    """
-    content = json.loads(placed.read_text())
-    top = content["modules"][TOP]
-    keepouts.remove(top["cells"])
-    top["settings"] |= _ROUTE | {"target_freq": f"{clock_hz:.6f}"}
-    placed.write_text(json.dumps(content))
 
 
 def clock_of(report: dict) -> dict:
@@ -224,7 +166,7 @@ def clock_of(report: dict) -> dict:
 def _report(made: Plan, folder: pathlib.Path, placed: dict) -> dict:
     speeds = {seed: round(clock_of(report)["achieved"], 2) for seed, report in placed.items()}
     best = max(speeds, key=speeds.get)
-    met = [seed for seed, report in placed.items() if _met(report)]
+    met = [seed for seed, report in placed.items() if pnr.met(report)]
     return {
         "board": made.spec.name, "profile": made.spec.profile, "part": made.spec.part,
         "identity": made.identity, "rtl": made.rtl_sha256, "protocol": PROTOCOL_VERSION,
@@ -234,10 +176,6 @@ def _report(made: Plan, folder: pathlib.Path, placed: dict) -> dict:
         "timing_met": best in met, "seeds_met": met, "seed": best,
         "seconds": {seed: report["seconds"] for seed, report in placed.items()},
         "resources": resources(placed[best]), "critical_path": critical_path(placed[best])}
-
-
-def _met(report: dict) -> bool:
-    return all(entry["achieved"] >= entry["constraint"] for entry in report["fmax"].values())
 
 
 def resources(report: dict) -> dict:
