@@ -220,8 +220,8 @@ PROFILES = {
                     mem_depth=128, const_depth=512, context=64, vocab_max=512,
                     program_depth=(("*", 64), ("vxm", 96))),
     # Programs in distributed RAM, of 16 words a bank: as deep as models need, with room.
-    "ecp5_85k": Config(name="ecp5_85k", activation_bits=10, mem_depth=48, const_stages=1,
-                       mxm_stages=1, reduce_stages=3, count_bits=7,
+    "ecp5_85k": Config(name="ecp5_85k", activation_bits=10, mem_depth=48, mem_stages=1,
+                       const_stages=1, mxm_stages=1, vxm_stages=2, reduce_stages=3, count_bits=7,
                        program_depth=(("*", 48), ("vxm", 96), ("kv", 16), ("sample", 16),
                                       ("perm", 16), ("red", 32), ("const", 64), ("r1", 64),
                                       ("r3", 32), ("w0", 32), ("w2", 32), ("w3", 32))),

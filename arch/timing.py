@@ -106,8 +106,9 @@ def timing(config: Config) -> Timing:
     sample_skew = GENERATOR_ROUNDS + 6
     return Timing(
         mem_read=1 + config.mem_stages,
-        # A register between the wires to the banks and what is chosen for them.
-        mem_write_to_read=2,
+        # A register between the wires to the banks and what is chosen for them; an extra stage of a
+        # read in front of the banks makes up for it.
+        mem_write_to_read=2 - min(1, config.mem_stages),
         const_read=2 + config.const_stages,
         matmul_to_drain=matmul_to_drain,
         # A step issued on cycle u writes the first tile's accumulators at the end of cycle

@@ -112,15 +112,18 @@ class MemBank(wiring.Component):
 
     def _read(self, m, access):
         """Cycle t: read, at an address decoded before. Cycle t + 1, or ``mem_stages`` later: the
-        stream; one cycle on its parity by lanes, then what is wrong."""
+        stream; one cycle on its parity by lanes, then what is wrong. The first extra stage is in
+        front of the memory, whose parts are far from each other; the others are behind it."""
         config, coming = self.config, self.issue_read
+        before = min(1, config.mem_stages)
         in_range, valid, beyond = coming.address < config.mem_depth, Signal(), Signal()
         data, checked = self._data, self._checks
         address = Signal(config.mem_address_bits)
+        near = delay(m, address, before, "r_address")
         m.d.comb += [address.eq(Mux(coming.valid, coming.address, access.word)),
-                     data.r_address.eq(address), checked.r_address.eq(address)]
+                     data.r_address.eq(near), checked.r_address.eq(near)]
         m.d.sync += [valid.eq(coming.valid & in_range), beyond.eq(coming.valid & ~in_range)]
-        late, late_checks = (delay(m, memory.r_data, config.mem_stages, name)
+        late, late_checks = (delay(m, memory.r_data, config.mem_stages - before, name)
                              for memory, name in ((data, "word"), (checked, "checks")))
         # What the host reads is checked as well.
         by_host = delay(m, access.r_en, 1, "by_host", reset=True)

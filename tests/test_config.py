@@ -110,3 +110,6 @@ def test_latencies_by_hand():
                                  vxm_stages=2, perm_stages=3, reduce_stages=1))
     assert (stages.mem_read, stages.const_read, stages.matmul_to_drain, stages.drain, stages.vxm,
             stages.perm, stages.reduce, stages.reduce_function) == (2, 4, 11, 3, 10, 8, 7, 12)
+    # The first extra stage of MEM delays a read in front of the bank: it sees later writes.
+    assert [timing(TINY.replace(mem_stages=number)).mem_write_to_read
+            for number in range(3)] == [2, 1, 1]
