@@ -83,10 +83,10 @@ class Repeater(wiring.Component):
         # than the cycles since the last issue.
         count = Signal(signed(WAIT_BITS + 1), init=2)
         i_last, j_last = Signal(reset_less=True), Signal(reset_less=True)
-        fires, stops, silenced = Signal(), Signal(), Signal()
+        fires, stops, silenced = Signal(), Signal(reset_less=True), Signal()
         self._fires, self._i_last, self._j_last = fires, i_last, j_last
         m.d.comb += [
-            fires.eq(valid & ~count[-1]), stops.eq(now.bad | now.ends),
+            fires.eq(valid & ~count[-1]),
             silenced.eq(self.restart | self.stop),
             self.take.eq(~dead & ~valid | fires & i_last & j_last & ~stops)]
         # One more cycle, less the cycles to wait. On the cycle of an issue the count is taken as 1,
@@ -99,7 +99,8 @@ class Repeater(wiring.Component):
         with m.If(self.restart):
             m.d.sync += count.eq(2)
         with m.If(self.take):
-            m.d.sync += [now.eq(following), valid.eq(self.next_valid)]
+            m.d.sync += [now.eq(following), valid.eq(self.next_valid),
+                         stops.eq(following.bad | following.ends)]
         with m.If(fires & stops):
             m.d.sync += [valid.eq(0), dead.eq(1)]
         with m.If(silenced):

@@ -39,13 +39,20 @@ def netlist(tmp_path_factory):
     return (folder / "netlist.json").read_text()
 
 
-def run(tmp_path, netlist, clock_hz):
-    (tmp_path / "netlist.json").write_text(netlist)
-    (tmp_path / pnr.CONSTRAINTS).write_text("")
+def run(folder, netlist, clock_hz):
+    """Place and route with the device options above; the report, what is routed, what is told."""
+    (folder / "netlist.json").write_text(netlist)
+    (folder / pnr.CONSTRAINTS).write_text("")
     told = []
-    report = pnr.Run(tmp_path, "top", DEVICE, clock_hz, told.append)("netlist.json", 1)
-    routed = json.loads((tmp_path / "routed.json").read_text())["modules"]["top"]
+    report = pnr.Run(folder, "top", DEVICE, clock_hz, told.append)("netlist.json", 1)
+    routed = json.loads((folder / "routed.json").read_text())["modules"]["top"]
     return report, routed, [line.split(",")[0] for line in told]
+
+
+@pytest.fixture(scope="module")
+def easy(netlist, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("easy")
+    return folder, *run(folder, netlist, EASY)
 
 
 def inputs(top):
@@ -61,9 +68,9 @@ def inputs(top):
 
 
 @pytest.mark.slow
-def test_only_what_may_be_swapped_is(netlist, tmp_path):
+def test_only_what_may_be_swapped_is(easy):
     """Addresses of RAM as they are, inputs of carry cells within their pairs, others at will."""
-    report, top, told = run(tmp_path, netlist, EASY)
+    _, report, top, told = easy
     found = inputs(top)
     straight = {pin + pin for pin in "ABCD"}
     assert len(found["DPRAM"]) > 60 and {*found["DPRAM"], *found["RAMW_BLOCK"]} <= straight
@@ -73,10 +80,23 @@ def test_only_what_may_be_swapped_is(netlist, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_design_read_as_placed_is_routed_wrong(netlist, tmp_path):
+def test_cells_stay_what_and_where_they_are(easy):
+    """Packing a packed design again changes no cell."""
+    folder, _, top, _ = easy
+    placed = json.loads((folder / "placed.json").read_text())["modules"]["top"]["cells"]
+
+    def seen(cell, site):
+        used = {port for port, bits in cell["connections"].items() if bits}
+        return cell["type"], cell["parameters"], used, cell["attributes"][site]
+    assert {name: seen(cell, "BEL") for name, cell in placed.items()} == {
+        name: seen(cell, "NEXTPNR_BEL") for name, cell in top["cells"].items()}
+    assert len(placed) > 100
+
+
+@pytest.mark.slow
+def test_a_design_read_as_placed_is_routed_wrong(easy, tmp_path):
     """Why cells are held by constraints: without them nextpnr swaps inputs of RAM."""
-    run(tmp_path, netlist, EASY)
-    content = json.loads((tmp_path / "placed.json").read_text())
+    content = json.loads((easy[0] / "placed.json").read_text())
     for cell in content["modules"]["top"]["cells"].values():
         cell["attributes"]["NEXTPNR_BEL"] = cell["attributes"].pop("BEL")
     (tmp_path / "placed.json").write_text(json.dumps(content))
