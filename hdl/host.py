@@ -111,9 +111,13 @@ class HostPort(wiring.Component):
         with m.Elif(self.rx.valid & ~waiting):
             m.d.sync += [waiting.eq(1), behind.eq(coming)]
         m.submodules.rx_crc = crc = CRC32_ETHERNET(data_width=8).create()
+        self._open = Signal(name="open")
         begins, taken, byte = self._unescape(m, rx)
         count = Signal(range(HEADER_BYTES + CRC_BYTES + 1))
         low = Signal(8, reset_less=True)
+        # Whether a CRC was right is told one cycle late, too.
+        matched = Signal()
+        m.d.sync += matched.eq(crc.match_detected)
         m.d.comb += [crc.data.eq(byte), crc.valid.eq(begins | taken), crc.start.eq(begins)]
         # The tag of the last WRITE done; whether this one is to be done; whether it is one word.
         last, acts, one = Signal(8), Signal(), Signal()
@@ -126,23 +130,25 @@ class HostPort(wiring.Component):
                 m.next = "HEADER"
         with m.FSM(name="receive"):
             with m.State("SYNC"):
-                m.d.comb += rx.ready.eq(1)
+                m.d.comb += self._open.eq(1)
                 unless_begun()
             with m.State("HEADER"):
                 # An access of the request before holds on to its space until it is answered.
-                m.d.comb += rx.ready.eq(~self._pending)
+                m.d.comb += self._open.eq(~self._pending)
                 with m.If(taken):
                     m.d.sync += count.eq(count + 1)
                     with m.If(count < HEADER_BYTES):
                         # Bytes enter at the top; after the last one byte k is in its place.
                         m.d.sync += request.eq(Cat(request[8:], byte))
                     with m.If(count == HEADER_BYTES + CRC_BYTES - 1):
-                        m.next = "CHECK"
+                        m.next = "SUMMED"
                 unless_begun()
+            with m.State("SUMMED"):
+                m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.comb += crc.start.eq(1)
                 m.next = "SYNC"
-                with m.If(crc.match_detected):
+                with m.If(matched):
                     m.d.sync += [self._address.eq(request[8 * _ADDRESS:]),
                                  self._left.eq(request[8 * _COUNT:])]
                     m.next = "MEASURE"
@@ -159,13 +165,13 @@ class HostPort(wiring.Component):
                     with m.If(self._none_left):
                         m.next = "TRAILER"
             with m.State("LOW"):
-                m.d.comb += rx.ready.eq(1)
+                m.d.comb += self._open.eq(1)
                 with m.If(taken):
                     m.d.sync += low.eq(byte)
                     m.next = "HIGH"
                 unless_begun()
             with m.State("HIGH"):
-                m.d.comb += rx.ready.eq(~self._pending)
+                m.d.comb += self._open.eq(~self._pending)
                 with m.If(taken):
                     m.d.sync += [bus.w_data.eq(Cat(low, byte)), self._left.eq(self._left - 1)]
                     with m.If(acts & ~one):
@@ -175,16 +181,18 @@ class HostPort(wiring.Component):
                         m.next = "TRAILER"
                 unless_begun()
             with m.State("TRAILER"):
-                m.d.comb += rx.ready.eq(1)
+                m.d.comb += self._open.eq(1)
                 with m.If(taken):
                     m.d.sync += count.eq(count + 1)
                     with m.If(count == CRC_BYTES - 1):
-                        m.next = "VERIFY"
+                        m.next = "SUMMED_ALL"
                 unless_begun()
+            with m.State("SUMMED_ALL"):
+                m.next = "VERIFY"
             with m.State("VERIFY"):
                 with m.If(~self._pending):
                     m.next = "REPLY"
-                    with m.If((status == Status.OK) & ~crc.match_detected):
+                    with m.If((status == Status.OK) & ~matched):
                         m.d.sync += status.eq(Status.CRC)
                     with m.Elif(acts):
                         # Done, and not again; one word is written now, and waited for.
@@ -198,13 +206,18 @@ class HostPort(wiring.Component):
                     m.next = "SYNC"
 
     def _unescape(self, m, rx):
-        """Whether the byte that is taken begins a request, whether it is one of it, and which."""
-        now, sync, escape = rx.valid & rx.ready, rx.payload.sync, rx.payload.escape
+        """Take bytes where the receiver is ``open``; the cycle after, whether it was one that begins a
+        request, whether it is one of it, and which. None is taken on that cycle: the receiver acts."""
+        now, acting = rx.valid & rx.ready, Signal()
+        sync, escape = rx.payload.sync, rx.payload.escape
         escaped, begins, taken = Signal(), Signal(name="begins"), Signal(name="taken")
+        byte = Signal(8, name="byte", reset_less=True)
         with m.If(now):
             m.d.sync += escaped.eq(escape)
-        m.d.comb += [begins.eq(now & sync), taken.eq(now & ~sync & ~escape)]
-        return begins, taken, rx.payload.byte ^ Mux(escaped & ~sync, ESCAPED, 0)
+        m.d.comb += rx.ready.eq(self._open & ~acting)
+        m.d.sync += [acting.eq(now), begins.eq(now & sync), taken.eq(now & ~sync & ~escape),
+                     byte.eq(rx.payload.byte ^ Mux(escaped & ~sync, ESCAPED, 0))]
+        return begins, taken, byte
 
     def _measure(self, m, last):
         """Two cycles after the address: whether the request is none; whether its tag is the next

@@ -23,7 +23,12 @@ _REQUESTS = re.compile(
     r"|\w+__streams__\w+__valid|host__(rx|event)__valid|host__bus__ack")
 
 #: Every test is ended after this time; that is the watchdog.
-bench_test = cocotb.test(timeout_time=30_000 * PERIOD_NS, timeout_unit="ns")
+def bench_test_of(cycles: int):
+    """Decorator of a test that may take as many cycles."""
+    return cocotb.test(timeout_time=cycles * PERIOD_NS, timeout_unit="ns")
+
+
+bench_test = bench_test_of(30_000)
 
 
 class Bench:

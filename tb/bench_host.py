@@ -6,7 +6,7 @@ import numpy as np
 
 from arch.hostmap import Command, EventFlag, Register, Space, Status
 from hdl.host import ANSWER_LIMIT, space_words
-from tb.bench import Bench, bench_test
+from tb.bench import Bench, bench_test, bench_test_of
 from tb.checker import Mismatch
 from tb.top import CONFIG
 from tb.wire import (BusDevice, Receiver, Sender, event, payload, reply, request, status_of,
@@ -104,7 +104,7 @@ async def quiet_after_reset(dut):
 
 @bench_test
 async def write_and_read(dut):
-    """Words reach the bus in order, and are read back; four cycles per word of a WRITE."""
+    """Words reach the bus in order, and are read back; five cycles per word of a WRITE."""
     bench = HostBench(dut)
     await bench.start()
     words = [0x1234, 0xFFFF, 0x4D4D, 0, 0x6D65]
@@ -113,7 +113,7 @@ async def write_and_read(dut):
     assert [(at.space, at.address, at.word) for at in accesses] == [
         (Space.CONSTANTS, 40 + number, word) for number, word in enumerate(words)]
     apart = {after.cycle - before.cycle for before, after in zip(accesses, accesses[1:])}
-    assert apart == {4}
+    assert apart == {5}
     await bench.read(Space.CONSTANTS, 41, words[1:4])
     await bench.write(Space.ROWS, 0, [])
     await bench.read(Space.ROWS, 0, [])
@@ -217,7 +217,7 @@ async def sync(dut):
     await bench.finish()
 
 
-@bench_test
+@bench_test_of(60_000)
 async def once(dut):
     """A WRITE is done once, in the order of the tags; OPEN begins anew."""
     bench = HostBench(dut)
