@@ -48,7 +48,7 @@ class BoardSpec:
 _PACKAGE = ("--package", "CABGA381", "--speed", "6")
 BOARDS = {spec.name: spec for spec in (
     BoardSpec(name="ulx3s-85f", profile="ecp5_85k", part="LFE5U-85F", device=("--85k", *_PACKAGE),
-              platform="ULX3S_85F_Platform", clock_hz=75_000_000),
+              platform="ULX3S_85F_Platform", clock_hz=80_000_000),
     BoardSpec(name="ulx3s-25f", profile="ecp5_25k", part="LFE5U-25F", device=("--25k", *_PACKAGE),
               platform="ULX3S_25F_Platform", clock_hz=80_000_000),
 )}
