@@ -29,7 +29,7 @@ _RAM_X = (0, 2, 4, 6)
 DEVICE = "--85k"
 IDENTITY = repr((STRIPS, RAM_ROWS, DSP_ROWS, TILES, PAIRS))
 #: x of the cells of a slice, and their names: two multipliers and what adds their products.
-_DSP_CELLS = {"dsp_A": (0, "MULT18_0"), "dsp_B": (1, "MULT18_1"), "alu": (3, "ALU54_3")}, {
+DSP_CELLS = {"dsp_A": (0, "MULT18_0"), "dsp_B": (1, "MULT18_1"), "alu": (3, "ALU54_3")}, {
     "dsp_A": (4, "MULT18_4"), "dsp_B": (5, "MULT18_5"), "alu": (7, "ALU54_7")}
 _BANK = re.compile(r"(?:.*\.)?tile_(\d+)\.bank_(\d+)_(\d+)\.(block_\d+(?:_\d+)?)$")
 _PRODUCT = re.compile(r"(?:.*\.)?tile_(\d+)\.product_(\d+)_(\d+)\.(dsp_A|dsp_B|alu)$")
@@ -60,7 +60,7 @@ def sites(names) -> dict:
         dsp_row, number = slices[column]
         strip, half = _along(strips, number, STRIP_SLICES)
         for part, name in products[tile, column, pair]:
-            offset, cell = _DSP_CELLS[half][part]
+            offset, cell = DSP_CELLS[half][part]
             found[name] = f"X{STRIPS[strip] + offset}/Y{DSP_ROWS[dsp_row]}/{cell}"
         for number, (_, name) in enumerate(sorted(blocks), BANK_RAMS * column):
             strip, ram = _along(strips, number, STRIP_RAMS)

@@ -7,11 +7,10 @@ gets it.
 import collections
 import re
 
-from scripts.floorplan import DSP_ROWS, STRIPS
+from scripts.floorplan import DSP_CELLS, DSP_ROWS, STRIPS
 
-#: Of a site in a strip: its x, and its name.
-_CELLS = ((0, "MULT18_0"), (1, "MULT18_1"), (4, "MULT18_4"), (5, "MULT18_5"))
-SITES = tuple(f"X{x + offset}/Y{y}/{cell}" for x in STRIPS for y in DSP_ROWS for offset, cell in _CELLS)
+SITES = tuple(f"X{x + offset}/Y{y}/{cell}" for x in STRIPS for y in DSP_ROWS for half in DSP_CELLS
+              for part, (offset, cell) in half.items() if part != "alu")
 IDENTITY = repr((SITES, "cube"))
 #: A net of more ends is not one of a multiplier's own.
 _OWN_ENDS = 20

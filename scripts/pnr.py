@@ -44,6 +44,12 @@ _PHASES = {"Running Static placer": "placing", "Running router2": "routing"}
 _INPUT = re.compile(r"(X\d+/Y\d+)/0_0_([A-D])(\d)->0_0_([A-D])\d_SLICE")
 #: Kinds of a LUT, and the inputs that may take each other's place; plain ones have no kind.
 _SWAPS = {"DPRAM": (), "RAMW_BLOCK": (), "CCU2": ("AB", "BA", "CD", "DC")}
+#: What it says as it stops by itself before the limit, as it does where rounds are short.
+_GIVES_UP = "ERROR: giving up"
+
+
+class Unfinished(Exception):
+    """Some nets are too slow however they are routed."""
 
 
 class Run:
@@ -93,7 +99,7 @@ class Run:
         self._prepare(_ROUTED, REFINE, REFINE_MARGIN)
         try:
             report = self._route(_ROUTED, _AGAIN, REFINE_LIMIT)
-        except subprocess.TimeoutExpired:
+        except Unfinished:
             return None
         os.replace(self._work / _AGAIN, self._work / CONFIG)
         return report
@@ -128,8 +134,8 @@ class Run:
         ------
         MetronomeError
             If it fails.
-        subprocess.TimeoutExpired
-            If it takes longer than ``limit`` seconds.
+        Unfinished
+            If there is a limit and it takes longer, in seconds, or gives up.
         """
         tool = toolchain.nextpnr()
         command = [*tool.command, *self._device, "--lpf", CONSTRAINTS, "--timing-allow-fail",
@@ -151,8 +157,8 @@ class Run:
                         self._notify(f"{phase}{' again' if limit else ''}, "
                                      f"{time.monotonic() - self._began:.0f} s")
             watch.cancel()
-        if expired.is_set():
-            raise subprocess.TimeoutExpired(command, limit)
+        if limit and (expired.is_set() or any(line.startswith(_GIVES_UP) for line in lines)):
+            raise Unfinished
         checked(subprocess.CompletedProcess(command, running.returncode, "", "".join(lines)),
                 "nextpnr")
 

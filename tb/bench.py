@@ -22,12 +22,13 @@ _REQUESTS = re.compile(
     r"(?!icu_)\w+__issue(_\w+)?__valid|(?!host__)\w+__(host|bus)__[wr]_en|icu_\w+__restart"
     r"|\w+__streams__\w+__valid|host__(rx|event)__valid|host__bus__ack")
 
-#: Every test is ended after this time; that is the watchdog.
+
 def bench_test_of(cycles: int):
     """Decorator of a test that may take as many cycles."""
     return cocotb.test(timeout_time=cycles * PERIOD_NS, timeout_unit="ns")
 
 
+#: Every test is ended after this time; that is the watchdog.
 bench_test = bench_test_of(30_000)
 
 

@@ -94,7 +94,8 @@ def tools(monkeypatch, tmp_path):
     monkeypatch.setattr(bitstream, "plan", lambda spec: pytest.fail("the plan is given"))
     for name, source in (("yosys", _YOSYS), ("nextpnr", _NEXTPNR), ("ecppack", _ECPPACK)):
         script = tmp_path / f"{name}.py"
-        script.write_text(f"SPEEDS, AGAIN, ROUTING = {SPEEDS!r}, {AGAIN!r}, {_ROUTING!r}\nopen({str(log)!r}, 'a').write('{name}\\n')\n" + source)
+        script.write_text(f"SPEEDS, AGAIN, ROUTING = {SPEEDS!r}, {AGAIN!r}, {_ROUTING!r}\n"
+                          f"open({str(log)!r}, 'a').write('{name}\\n')\n" + source)
         tool = toolchain.Tool(name, "1", (sys.executable, str(script)))
         monkeypatch.setattr(toolchain, name, lambda tool=tool: tool)
     return log
@@ -245,6 +246,23 @@ def test_a_tool_that_fails(made, tools, monkeypatch, tmp_path, capsys):
     script.write_text("import sys; print('ERROR: no room for 7 DSPs', file=sys.stderr); sys.exit(255)")
     assert main(["bitstream", "--board", SPEC.name, "-o", str(tmp_path)]) == 2
     assert "nextpnr failed: ERROR: no room for 7 DSPs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_the_router_gives_up(made, tools, monkeypatch, tmp_path, capsys, again):
+    """At first that is a failure; with nets that are too slow it leaves what was routed first."""
+    monkeypatch.setattr(bitstream, "plan", lambda spec: made)
+    script = tmp_path / "nextpnr.py"
+    script.write_text(script.read_text().replace("    speed = ", f"""
+    if int(settings["timing_driven"]) == {int(again)}:
+        print("ERROR: giving up", file=sys.stderr)
+        sys.exit(125)
+    speed = """))
+    assert main(["bitstream", "--board", SPEC.name, "-o", str(tmp_path)]) == 2 - again
+    err = capsys.readouterr().err
+    assert ("timing failed: 75.0 MHz at best" if again else "nextpnr failed: ERROR: giving up") in err
+    folder = tmp_path / "cache" / "metronome" / "bitstream" / made.identity
+    assert [path.read_text() for path in folder.glob("seed-*.config")] == ["config 1 of 75.0"] * again
 
 
 def test_inputs_that_must_not_be_swapped(made, tools, monkeypatch, tmp_path, capsys):
