@@ -16,14 +16,15 @@ from arch.flash import IMAGE_OFFSET
 from compiler.tokenizer import Tokenizer
 from hdl import ulx3s, verilog
 from hdl.ulx3s import PHASE_HZ, VCO_HZ, pll_dividers
-from scripts import bitstream, keepouts, synthesis
+from scripts import bitstream, keepouts, multiplier_sites, synthesis
 from scripts.cli import main
 from sim import toolchain
 
 SPEC = BoardSpec(name="test-board", profile="tiny", part="LFE5U-25F", clock_hz=80_000_000,
                  device=("--25k", "--package", "CABGA381"), platform="ULX3S_25F_Platform")
-#: What nextpnr reports, shortened; MHz by seed, as first routed and where that is too slow.
-SPEEDS, AGAIN = {1: 75.0, 2: 91.5, 3: 70.0}, {1: 79.0, 3: 85.0}
+#: What nextpnr reports, shortened; MHz by seed, as first routed and where that is too slow. The last is
+#: fast enough, but slower than what was asked for then.
+SPEEDS, AGAIN = {1: 75.0, 2: 91.5, 3: 70.0}, {1: 79.0, 3: 81.5}
 _NEXTPNR = """
 import json, pathlib, sys
 arguments = sys.argv[1:]
@@ -201,7 +202,7 @@ def test_the_fastest_seed_becomes_the_bitstream(made, tools, monkeypatch, tmp_pa
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert (report["seed"], report["seeds_met"], report["timing_met"]) == (2, [2, 3], True)
-    assert report["fmax_mhz"] == {"min": 79.0, "median": 85.0, "max": 91.5}
+    assert report["fmax_mhz"] == {"min": 79.0, "median": 81.5, "max": 91.5}
     assert report["resources"] == {
         "TRELLIS_COMB": {"used": 6072, "available": 24288, "percent": 25.0}}
     assert (report["identity"], report["protocol"] > 0) == (made.identity, True)
@@ -213,7 +214,7 @@ def test_the_fastest_seed_becomes_the_bitstream(made, tools, monkeypatch, tmp_pa
                     ("2", "routing"), ("3", "placing"), ("3", "routing"), ("3", "routing again")]
     assert tools.read_text().split() == ["yosys", *["nextpnr"] * 8, "ecppack"]
     folder = bitstream.kept(made).parent
-    assert (folder / "seed-3.config").read_text() == "config 3 of 85.0"
+    assert (folder / "seed-3.config").read_text() == "config 3 of 81.5"
     # Nothing is done twice; one more seed is all that one more seed takes.
     assert main([*command, "3"]) == 0
     assert len(tools.read_text().split()) == 10
@@ -222,13 +223,16 @@ def test_the_fastest_seed_becomes_the_bitstream(made, tools, monkeypatch, tmp_pa
 
 def test_rows_are_free_while_cells_are_placed(made, tools, monkeypatch, tmp_path):
     """On the large part alone; what is routed, the stand-in for nextpnr checks, is without them."""
-    kept = []
+    kept, improved = [], []
+    monkeypatch.setattr(multiplier_sites, "improve", lambda cells, fixed: improved.append([*cells]))
     for device in ("--25k", "--85k"):
         plan = dataclasses.replace(made, spec=dataclasses.replace(SPEC, device=(device,)))
         bit, _ = bitstream.build(plan, 2, lambda line: None)
         netlist = json.loads((bit.parent / bitstream.NETLIST).read_text())
         kept.append(len(netlist["modules"]["top"]["cells"]))
     assert kept == [0, len(keepouts.sites())] and kept[1] > 1000
+    # There the multipliers exchange sites, too, once for each seed.
+    assert improved == [["held"], ["held"]]
 
 
 def test_timing_that_fails(made, tools, monkeypatch, tmp_path, capsys):
